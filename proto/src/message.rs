@@ -107,11 +107,11 @@ impl BatchMessage {
         if versioned.version != VERSION {
             return Err(DecodeError::Version(versioned.version));
         }
-        let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+        let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
         let message = Self::deserialize(&mut reader).map_err(DecodeError::Malformed)?;
-        let rest = bytes.len() - reader.position();
-        if rest > 0 {
-            return Err(DecodeError::Trailing(rest));
+        let read = usize::try_from(reader.position()).unwrap_or(usize::MAX);
+        if read < bytes.len() {
+            return Err(DecodeError::Trailing(bytes.len() - read));
         }
         Ok(message)
     }
