@@ -1,1 +1,289 @@
-//! stub
+//! What forms did to a case, as rows of SQL: the replay.
+//!
+//! Everything goes through [`replay`]. It takes the staged effects of all accepted forms on one case, together with the
+//! events that have a fixed place in its history, puts the forms in replay order, applies their case blocks one after the
+//! other as HQ's SQL processor does, and gives the case with its indices, attachments and transactions:
+//!
+//! ```text
+//!   forms, events --> order --> for each form: draft + indices + attachments --> columns fit? --> transaction
+//!                                                                     \--> no: the form is rejected, and leaves no trace
+//!   CommCareCase-Deleted --> no form built the case: copied document;  else: the replayed row, marked deleted
+//! ```
+//!
+//! * `order`: which form comes when, and the dates that keep a corrected order;
+//! * `draft`: the columns and properties of the case while forms are applied to it;
+//! * `indices`, `attachments`: its children;
+//! * `columns`: what a column can hold;
+//! * `copied`: a deleted case taken over from its Couch document;
+//! * [`pyjson`]: JSON as Python writes it, for the columns that hold JSON text.
+//!
+//! The same inputs give the same rows: no clock, random number or input order decides anything here.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use proto::effects::{CaseEvent, CaseUpdate, FormEffects, FormFacts};
+use proto::ids::{CaseId, Domain, FormId};
+use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
+
+mod attachments;
+mod columns;
+mod copied;
+mod draft;
+mod error;
+mod indices;
+mod iso8601;
+mod order;
+pub mod pyjson;
+mod transactions;
+
+pub use error::{CaseError, FieldProblem};
+
+use attachments::Attachments;
+use draft::Draft;
+use indices::IndexSession;
+
+/// HQ has two ways from forms to a case, and they do not always meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Form after form, saved after each: what processing gives.
+    AsProcessed,
+    /// The saved case reset and all forms applied again before one save: what a rebuild gives. Texts that no form set are
+    /// `""` instead of NULL, and an index that an earlier form made and a later one removed comes back, since only saved
+    /// index rows can be removed. The rebuild's own transaction is not part of the result: its time and its reason belong
+    /// to whoever asks for the rebuild.
+    AsRebuilt,
+}
+
+/// What of a domain's settings decides a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether case attachments are kept (HQ's toggle `MM_CASE_PROPERTIES`). Without it they only mark the transaction.
+    pub case_attachments: bool,
+}
+
+/// All that a replay of one case depends on.
+#[derive(Clone, Debug)]
+pub struct ReplayInput<'a> {
+    /// Domain of the case.
+    pub domain: &'a Domain,
+    /// The case.
+    pub case_id: &'a CaseId,
+    /// Effects of its accepted forms, in any order, each form once.
+    pub forms: Vec<FormEffects>,
+    /// Events of the case. Of several of one kind the last counts.
+    pub events: Vec<CaseEvent>,
+    /// The domain's settings.
+    pub options: Options,
+    /// Which of HQ's two ways to go.
+    pub mode: Mode,
+}
+
+/// What a replay gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Replayed {
+    /// The case; none when nothing built it, or when `errors` say why not.
+    pub bundle: Option<CaseBundle>,
+    /// Forms that were found in error, in replay order. The bundle is what the others gave.
+    pub rejected: Vec<(FormId, RejectReason)>,
+    /// What is wrong with the case itself.
+    pub errors: Vec<CaseError>,
+}
+
+/// The case as it stands after some forms.
+#[derive(Clone, Debug, Default)]
+struct Case {
+    draft: Draft,
+    indices: Vec<IndexRow>,
+    attachments: Attachments,
+    transactions: Vec<TransactionRow>,
+}
+
+/// Replays the forms of one case.
+///
+/// A form that cannot be applied is reported and leaves no trace in the rest: the others are applied as if it had never
+/// been.
+pub fn replay(input: ReplayInput<'_>) -> Replayed {
+    let ReplayInput {
+        domain,
+        case_id,
+        forms,
+        events,
+        options,
+        mode,
+    } = input;
+    let mut seed = None;
+    let mut wanted_order = None;
+    for event in &events {
+        match event {
+            CaseEvent::CopiedDeleted { doc, staged_on } => seed = Some((doc.as_str(), *staged_on)),
+            CaseEvent::OrderOverride { form_ids } => wanted_order = Some(form_ids.as_slice()),
+        }
+    }
+    let forms = order::sorted(forms, wanted_order);
+
+    let mut replayed = Replayed::default();
+    let (processed, accepted) = process(case_id, &forms, options, &mut replayed.rejected);
+    let case = match (processed, mode) {
+        (Some(saved), Mode::AsRebuilt) => match rebuild(case_id, &saved, &accepted, options) {
+            Ok(case) => Some(case),
+            Err(_) => {
+                replayed.errors.push(CaseError::RebuildFails);
+                Some(saved)
+            }
+        },
+        (processed, _) => processed,
+    };
+    let bundle = case.and_then(|mut case| {
+        if wanted_order.is_some() {
+            order::make_dates_ascend(&mut case.transactions);
+        }
+        case.into_bundle(domain, case_id)
+    });
+
+    replayed.bundle = match seed {
+        None => bundle,
+        Some((doc, staged_on)) => match copied::deleted_case(domain, case_id, doc, staged_on, bundle) {
+            Ok(bundle) => Some(bundle),
+            Err(error) => {
+                replayed.errors.push(error);
+                None
+            }
+        },
+    };
+    replayed
+}
+
+/// Applies form after form, with a save after each. Also gives the forms that were accepted.
+fn process<'a>(
+    case_id: &CaseId,
+    forms: &'a [FormEffects],
+    options: Options,
+    rejected: &mut Vec<(FormId, RejectReason)>,
+) -> (Option<Case>, Vec<&'a FormEffects>) {
+    let mut saved: Option<Case> = None;
+    let mut accepted = Vec::with_capacity(forms.len());
+    let mut seen = HashSet::with_capacity(forms.len());
+    for effects in forms {
+        // One transaction per (case, form) is the table's own rule; callers give each form once.
+        if !seen.insert(&effects.form.form_id) {
+            continue;
+        }
+        match apply_form(case_id, saved.as_ref(), effects, options) {
+            Ok(next) => {
+                // Transactions are moved along instead of copied with every form.
+                let mut transactions = saved.map(|case| case.transactions).unwrap_or_default();
+                transactions.push(transactions::of_form(effects));
+                saved = Some(Case { transactions, ..next });
+                accepted.push(effects);
+            }
+            Err(reason) => rejected.push((effects.form.form_id.clone(), reason)),
+        }
+    }
+    (saved, accepted)
+}
+
+/// One form, applied to the case as saved before it; everything but the transactions.
+fn apply_form(
+    case_id: &CaseId,
+    saved: Option<&Case>,
+    effects: &FormEffects,
+    options: Options,
+) -> Result<Case, RejectReason> {
+    columns::fits(case_id.as_str())?;
+    let (draft, indices, attachments) = match saved {
+        Some(case) => (case.draft.clone(), case.indices.clone(), case.attachments.clone()),
+        // A ledger alone does not make a case: HQ refuses the id as it refuses one of another domain.
+        None if effects.updates.is_empty() => return Err(RejectReason::ForeignCase),
+        None => (Draft::default(), Vec::new(), Attachments::default()),
+    };
+    let mut work = Work {
+        case_id,
+        draft,
+        session: IndexSession::over(indices),
+        attachments,
+    };
+    for update in &effects.updates {
+        work.apply(&effects.form, update, options)?;
+    }
+    work.draft.check()?;
+    columns::fits_option(effects.form.sync_token.as_deref())?;
+    Ok(Case {
+        draft: work.draft,
+        indices: work.session.save()?,
+        attachments: work.attachments,
+        transactions: Vec::new(),
+    })
+}
+
+/// Resets the saved case and applies all of its forms again, with one save at the end.
+fn rebuild(case_id: &CaseId, saved: &Case, accepted: &[&FormEffects], options: Options) -> Result<Case, RejectReason> {
+    let mut work = Work {
+        case_id,
+        draft: saved.draft.reset(),
+        session: IndexSession::over(saved.indices.clone()),
+        attachments: Attachments::default(),
+    };
+    for effects in accepted {
+        for update in &effects.updates {
+            work.apply(&effects.form, update, options)?;
+        }
+    }
+    work.draft.check()?;
+    Ok(Case {
+        draft: work.draft,
+        indices: work.session.save_touched()?,
+        attachments: work.attachments,
+        transactions: saved.transactions.clone(),
+    })
+}
+
+/// A case between two saves.
+struct Work<'a> {
+    case_id: &'a CaseId,
+    draft: Draft,
+    session: IndexSession,
+    attachments: Attachments,
+}
+
+impl Work<'_> {
+    fn apply(&mut self, form: &FormFacts, update: &CaseUpdate, options: Options) -> Result<(), RejectReason> {
+        use proto::effects::CaseAction::{Attachment, Close, Create, Index, Noop, Update};
+
+        let block = draft::Block::of(form, update);
+        for action in &update.actions {
+            match action {
+                Create(known) => self.draft.set_known(known, &block)?,
+                Update { known, dynamic } => {
+                    self.draft.set_known(known, &block)?;
+                    self.draft.set_dynamic(dynamic)?;
+                }
+                Close => self.draft.close(&block),
+                Index(changes) => changes.iter().for_each(|change| self.session.change(change)),
+                Attachment(changes) if options.case_attachments => {
+                    for change in changes {
+                        self.attachments.change(self.case_id, form, change)?;
+                    }
+                }
+                Attachment(_) | Noop => {}
+            }
+        }
+        self.draft.finish_block(&block);
+        Ok(())
+    }
+}
+
+impl Case {
+    /// The rows. None for a case without transactions, which no form built.
+    fn into_bundle(self, domain: &Domain, case_id: &CaseId) -> Option<CaseBundle> {
+        let last: DateTime<Utc> = self.transactions.last()?.server_date;
+        Some(CaseBundle {
+            case: self.draft.into_row(domain, case_id, last),
+            indices: self.indices,
+            attachments: self.attachments.into_rows(),
+            transactions: self.transactions,
+            ledger_values: Vec::new(),
+            ledger_transactions: Vec::new(),
+        })
+    }
+}

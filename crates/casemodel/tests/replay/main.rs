@@ -1,0 +1,9 @@
+//! The rules of the replay, through its public interface.
+#![allow(clippy::unwrap_used)]
+#![recursion_limit = "256"]
+
+mod attachments;
+mod blocks;
+mod deleted;
+mod forms;
+mod history;
