@@ -1,1 +1,76 @@
-fn main() {}
+//! Developer commands of this workspace: private services, tests, lints, a demonstration, a benchmark.
+//!
+//! `cargo xtask up` starts PostgreSQL, RabbitMQ and PouchDB Server for this clone alone, under `.dev/` and on
+//! free loopback ports; every other command builds on that. Linux only: processes are recognised through `/proc`.
+//! Progress goes to stderr, results to stdout.
+
+mod account;
+mod bench;
+mod packages;
+mod ports;
+mod process;
+mod register;
+mod secret;
+mod services;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::services::rabbitmq::BrokerAction;
+use crate::workspace::Workspace;
+
+/// Developer commands of this workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the private PostgreSQL, RabbitMQ and PouchDB Server, installing what is missing
+    Up,
+    /// Stop the private services; their data stays
+    Down,
+    /// Show the private services: pid, port, state
+    Status,
+    /// Stop, start, restart or kill the private RabbitMQ alone, as tests of broker failures need it
+    Rabbit {
+        #[arg(value_enum)]
+        action: BrokerAction,
+    },
+    /// Start the services, build everything, run every test of the workspace
+    #[command(after_help = "Example: cargo xtask test -- -p state")]
+    Test(test::TestArguments),
+    /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
+    #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
+    Bench(bench::BenchArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Up => services::up(&workspace),
+        Command::Down => services::down(&workspace),
+        Command::Status => services::status(&workspace),
+        Command::Rabbit { action } => services::rabbit(&workspace, action),
+        Command::Test(arguments) => test::run(&workspace, &arguments),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
+    }
+}
