@@ -1,0 +1,369 @@
+//! XML to form JSON, as lxml and CommCare's `xml2json` library convert it.
+//!
+//! The document is read as a stream of events; the open elements are a vector, so depth costs no stack.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use quick_xml::Reader;
+use quick_xml::errors::{Error as ReaderError, IllFormedError};
+use quick_xml::events::{BytesStart, Event};
+use serde_json::map::Entry;
+use serde_json::{Map, Value};
+
+use crate::datetimes::adjust_datetimes;
+use crate::decode::decode;
+use crate::error::XmlError;
+use crate::limits::{MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, MAX_XML_BYTES};
+use crate::markup::{
+    Problem, attribute_value, attributes, is_blank, is_plain_name, normalise_line_ends, reference, split_name,
+};
+use crate::meta::scrub_form_meta;
+use crate::namespaces::Namespaces;
+
+/// The form JSON that HQ has for a form with this XML: converted, date-times in UTC, old meta names renamed.
+///
+/// # Errors
+/// See [`XmlError`]; [`XmlError::is_syntax`] tells whether HQ would have gone on with `{}`.
+pub fn form_json(xml: &[u8]) -> Result<Value, XmlError> {
+    let mut form = xml_to_json(xml)?;
+    adjust_datetimes(&mut form)?;
+    scrub_form_meta(&mut form);
+    Ok(form)
+}
+
+/// Converts a form's XML to an object, with the root's name under `#type`.
+///
+/// All values are texts, lists and objects. Keys keep the order of the document: attributes, `@xmlns`, children by first
+/// appearance, `#text`. Text after an element's first child is lost, as in HQ.
+///
+/// # Errors
+/// The XML is not well-formed, exceeds a limit, or is something that HQ's conversion fails on.
+pub fn xml_to_json(xml: &[u8]) -> Result<Value, XmlError> {
+    if xml.len() > MAX_XML_BYTES {
+        return Err(XmlError::TooLarge {
+            what: "bytes",
+            maximum: MAX_XML_BYTES,
+        });
+    }
+    let text = decode(xml)?;
+    let mut reader = Reader::from_str(&text);
+    reader.config_mut().check_comments = true;
+    let mut conversion = Conversion::default();
+    let mut position = 0;
+    loop {
+        let event = reader
+            .read_event()
+            .map_err(|error| malformed(reader_reason(&error), reader.error_position()))?;
+        if matches!(event, Event::Eof) {
+            return conversion.finish(position);
+        }
+        conversion.event(event, position)?;
+        position = reader.buffer_position();
+    }
+}
+
+/// An element that has been opened and not yet closed.
+struct OpenElement<'x> {
+    name: Box<str>,
+    namespace: Option<Rc<str>>,
+    /// Attributes, `@xmlns` and the children so far.
+    object: Map<String, Value>,
+    /// Character data before the first child. White space between elements stays borrowed and is dropped for free.
+    text: Cow<'x, str>,
+    has_children: bool,
+    namespace_mark: usize,
+}
+
+#[derive(Default)]
+struct Conversion<'x> {
+    open: Vec<OpenElement<'x>>,
+    namespaces: Namespaces,
+    root: Option<(Box<str>, Value)>,
+    nodes: usize,
+    namespace_bytes: usize,
+}
+
+impl<'x> Conversion<'x> {
+    fn event(&mut self, event: Event<'x>, position: u64) -> Result<(), XmlError> {
+        let at = |problem| locate(problem, position);
+        match event {
+            Event::Start(tag) => self.start(&tag).map_err(at),
+            Event::Empty(tag) => {
+                self.start(&tag).map_err(at)?;
+                self.end();
+                Ok(())
+            }
+            Event::End(_) => {
+                self.end();
+                Ok(())
+            }
+            Event::Text(text) => {
+                let text = text.into_inner();
+                if text.contains("]]>") {
+                    return Err(malformed("']]>' in character data", position));
+                }
+                self.characters(text).map_err(at)
+            }
+            Event::CData(_) if self.open.is_empty() => Err(malformed("CDATA outside the root", position)),
+            Event::CData(text) => self.characters(text.into_inner()).map_err(at),
+            Event::GeneralRef(name) => {
+                let c = reference(&name).map_err(at)?;
+                match self.open.last_mut() {
+                    None => Err(malformed("a reference outside the root", position)),
+                    Some(element) if element.has_children => Ok(()),
+                    Some(element) => {
+                        element.text.to_mut().push(c);
+                        Ok(())
+                    }
+                }
+            }
+            // Text on both sides of a comment joins.
+            Event::Comment(_) => Ok(()),
+            Event::Decl(declaration) => {
+                if position != 0 {
+                    return Err(malformed("an XML declaration after the start", position));
+                }
+                check_declaration(&declaration).map_err(at)
+            }
+            Event::PI(instruction) => {
+                let target = instruction.target();
+                if !is_plain_name(target) || target.eq_ignore_ascii_case("xml") {
+                    return Err(malformed("a processing instruction without a valid name", position));
+                }
+                if self.open.is_empty() {
+                    Ok(())
+                } else {
+                    Err(XmlError::ProcessingInstruction { position })
+                }
+            }
+            Event::DocType(_) => Err(XmlError::DocumentType { position }),
+            Event::Eof => Ok(()),
+        }
+    }
+
+    fn start(&mut self, tag: &BytesStart<'_>) -> Result<(), Problem> {
+        if self.open.is_empty() && self.root.is_some() {
+            return Err(Problem::Text("a second root element"));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Problem::Limit("levels of elements", MAX_DEPTH));
+        }
+        self.count_node()?;
+        let (prefix, name) = split_name(tag.name().into_inner())?;
+        let namespace_mark = self.namespaces.enter();
+        let mut object = Map::new();
+
+        let attributes = attributes(tag.attributes_raw())?;
+        for (name, raw) in &attributes {
+            if let Some(prefix) = declared_prefix(name)? {
+                self.count_node()?;
+                self.namespaces
+                    .declare(namespace_mark, prefix, &attribute_value(raw)?)?;
+            }
+        }
+        for (name, raw) in &attributes {
+            if declared_prefix(name)?.is_none() {
+                self.count_node()?;
+                let key = self.attribute_key(name)?;
+                let value = attribute_value(raw)?.into_owned();
+                if object.insert(key, Value::String(value)).is_some() {
+                    return Err(Problem::Text("an attribute is given twice"));
+                }
+            }
+        }
+
+        let found = self.namespaces.of_element(prefix)?;
+        let inherited = self.open.last().and_then(|parent| parent.namespace.as_ref());
+        // Comparing the pointers first spares comparing the texts for nearly every element.
+        let same = match (found, inherited) {
+            (Some(found), Some(inherited)) => Rc::ptr_eq(found, inherited) || found == inherited,
+            (None, None) => true,
+            _ => false,
+        };
+        let namespace = found.map(Rc::clone);
+        if let (false, Some(uri)) = (same, &namespace) {
+            self.namespace_bytes += uri.len();
+            object.insert("@xmlns".to_owned(), Value::String(uri.as_ref().to_owned()));
+            self.check_namespace_bytes()?;
+        }
+
+        if let Some(parent) = self.open.last_mut() {
+            parent.has_children = true;
+        }
+        self.open.push(OpenElement {
+            name: name.into(),
+            namespace,
+            object,
+            text: Cow::Borrowed(""),
+            has_children: false,
+            namespace_mark,
+        });
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        // The reader has matched the tags: an element is open.
+        let Some(mut element) = self.open.pop() else { return };
+        self.namespaces.leave(element.namespace_mark);
+        let value = if element.object.is_empty() {
+            Value::String(element.text.into_owned())
+        } else {
+            if !element.text.trim().is_empty() {
+                element
+                    .object
+                    .insert("#text".to_owned(), Value::String(element.text.into_owned()));
+            }
+            Value::Object(element.object)
+        };
+        match self.open.last_mut() {
+            None => self.root = Some((element.name, value)),
+            Some(parent) => add_child(&mut parent.object, element.name.into_string(), value),
+        }
+    }
+
+    fn characters(&mut self, text: Cow<'x, str>) -> Result<(), Problem> {
+        match self.open.last_mut() {
+            None if is_blank(&text) => Ok(()),
+            None => Err(Problem::Text("text outside the root")),
+            Some(element) if element.has_children => Ok(()),
+            Some(element) => {
+                let text = normalise_line_ends(text);
+                if element.text.is_empty() {
+                    element.text = text;
+                } else {
+                    element.text.to_mut().push_str(&text);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, position: u64) -> Result<Value, XmlError> {
+        if !self.open.is_empty() {
+            return Err(malformed("an element is not closed", position));
+        }
+        match self.root {
+            None => Err(malformed("no root element", position)),
+            Some((name, Value::Object(mut form))) => {
+                form.insert("#type".to_owned(), Value::String(name.into_string()));
+                Ok(Value::Object(form))
+            }
+            Some(_) => Err(XmlError::PlainRoot),
+        }
+    }
+
+    /// `@name`, or `@{namespace}name` for an attribute with a prefix.
+    fn attribute_key(&mut self, name: &str) -> Result<String, Problem> {
+        let (prefix, local) = split_name(name)?;
+        if prefix.is_empty() {
+            return Ok(format!("@{local}"));
+        }
+        let uri = self.namespaces.of_attribute(prefix)?;
+        self.namespace_bytes += uri.len();
+        // Before the text is made, so that no key is made beyond the bound.
+        if self.namespace_bytes > MAX_NAMESPACE_BYTES {
+            return Err(Problem::Limit("bytes of namespaces", MAX_NAMESPACE_BYTES));
+        }
+        Ok(format!("@{{{uri}}}{local}"))
+    }
+
+    fn check_namespace_bytes(&self) -> Result<(), Problem> {
+        if self.namespace_bytes > MAX_NAMESPACE_BYTES {
+            return Err(Problem::Limit("bytes of namespaces", MAX_NAMESPACE_BYTES));
+        }
+        Ok(())
+    }
+
+    fn count_node(&mut self) -> Result<(), Problem> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Problem::Limit("elements and attributes", MAX_NODES));
+        }
+        Ok(())
+    }
+}
+
+/// A second child of the same name turns the value into a list.
+fn add_child(object: &mut Map<String, Value>, name: String, value: Value) {
+    match object.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(value);
+        }
+        Entry::Occupied(mut place) => match place.get_mut() {
+            Value::Array(list) => list.push(value),
+            single => {
+                let first = single.take();
+                *single = Value::Array(vec![first, value]);
+            }
+        },
+    }
+}
+
+/// The prefix that an attribute declares, empty for `xmlns` itself; `None` for an ordinary attribute.
+fn declared_prefix(name: &str) -> Result<Option<&str>, Problem> {
+    match name.strip_prefix("xmlns") {
+        Some("") => Ok(Some("")),
+        Some(rest) => match rest.strip_prefix(':') {
+            Some(prefix) if is_plain_name(prefix) => Ok(Some(prefix)),
+            Some(_) => Err(Problem::Text("not a valid name")),
+            None => Ok(None),
+        },
+        None => Ok(None),
+    }
+}
+
+/// `version`, then maybe `encoding`, then maybe `standalone`.
+fn check_declaration(declaration: &str) -> Result<(), Problem> {
+    let bad = Problem::Text("not a valid XML declaration");
+    let Some(rest) = declaration.strip_prefix("xml") else {
+        return Err(bad);
+    };
+    let given = attributes(rest)?;
+    let names: Vec<_> = given.iter().map(|(name, _)| *name).collect();
+    let order_is_right = matches!(
+        names.as_slice(),
+        ["version"] | ["version", "encoding"] | ["version", "standalone"] | ["version", "encoding", "standalone"]
+    );
+    let is_known = |value: &str| {
+        value
+            .strip_prefix("1.")
+            .is_some_and(|minor| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit()))
+    };
+    if order_is_right && given.first().is_some_and(|(_, version)| is_known(version)) {
+        Ok(())
+    } else {
+        Err(bad)
+    }
+}
+
+fn locate(problem: Problem, position: u64) -> XmlError {
+    match problem {
+        Problem::Text(reason) => malformed(reason, position),
+        Problem::Limit(what, maximum) => XmlError::TooLarge { what, maximum },
+    }
+}
+
+const fn malformed(reason: &'static str, position: u64) -> XmlError {
+    XmlError::Malformed { reason, position }
+}
+
+/// The reader's own texts repeat what they found in the document, which must not reach a log.
+const fn reader_reason(error: &ReaderError) -> &'static str {
+    match error {
+        ReaderError::Syntax(_) => "a tag, comment, CDATA section or instruction is not closed or not known",
+        ReaderError::IllFormed(problem) => match problem {
+            IllFormedError::MissingEndTag(_) => "an element is not closed",
+            IllFormedError::UnmatchedEndTag(_) | IllFormedError::MismatchedEndTag { .. } => {
+                "an end tag does not match its start tag"
+            }
+            IllFormedError::DoubleHyphenInComment => "'--' in a comment",
+            IllFormedError::UnclosedReference => "'&' without a reference",
+            _ => "not a valid declaration",
+        },
+        _ => "not valid markup",
+    }
+}
+
+#[cfg(test)]
+mod tests;

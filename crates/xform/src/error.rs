@@ -1,0 +1,438 @@
+//! Failures of this crate and their codes.
+//!
+//! A text names places, ids and element names, never a value of the form: these texts reach logs and dashboards.
+
+use proto::ids::CaseId;
+
+/// Why `form.xml` could not be turned into form JSON.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum XmlError {
+    /// The bytes are not well-formed, namespace-conforming XML. lxml refuses them too.
+    #[error("not well-formed XML: {reason} (byte {position})")]
+    Malformed {
+        /// What is wrong, in fixed words.
+        reason: &'static str,
+        /// Offset in the text after decoding to UTF-8.
+        position: u64,
+    },
+    /// The bytes are not text in the encoding they declare.
+    #[error("the encoding of the XML: {reason}")]
+    Encoding {
+        /// What is wrong, in fixed words.
+        reason: &'static str,
+    },
+    /// A document type declaration. No phone writes one, and entities defined in it are a way to blow up a reader.
+    #[error("the XML declares a document type (byte {position})")]
+    DocumentType {
+        /// Offset in the text after decoding to UTF-8.
+        position: u64,
+    },
+    /// One of the bounds of [`crate::limits`] is exceeded.
+    #[error("the XML exceeds a limit: more than {maximum} {what}")]
+    TooLarge {
+        /// What is counted.
+        what: &'static str,
+        /// The bound.
+        maximum: usize,
+    },
+    /// A processing instruction inside the root element; HQ's conversion fails on it.
+    #[error("processing instruction inside the root element (byte {position})")]
+    ProcessingInstruction {
+        /// Offset in the text after decoding to UTF-8.
+        position: u64,
+    },
+    /// The root has neither attributes nor children nor a namespace: there is no object to hold the form.
+    #[error("the root element holds nothing but text")]
+    PlainRoot,
+    /// The XML was read, but one of the passes over its JSON failed.
+    #[error("a value of the form cannot be normalised")]
+    Value(#[from] FormError),
+}
+
+impl XmlError {
+    /// Stable code of the failure, a key of [`CODES`].
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "C2S-2001",
+            Self::Encoding { .. } => "C2S-2002",
+            Self::DocumentType { .. } => "C2S-2003",
+            Self::TooLarge { .. } => "C2S-2004",
+            Self::ProcessingInstruction { .. } => "C2S-2005",
+            Self::PlainRoot => "C2S-2006",
+            Self::Value(error) => error.code(),
+        }
+    }
+
+    /// Whether HQ's own parser refuses the XML. HQ then takes the form JSON to be `{}`, where any other failure stops the
+    /// form.
+    pub const fn is_syntax(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::Encoding { .. })
+    }
+}
+
+/// Why a form that could be read has no valid effects.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// A date-time leaves the years 1 to 9999 when it is converted to UTC.
+    #[error("a date-time is outside the years 1 to 9999 in UTC")]
+    DateOutOfRange,
+    /// `meta` (or `Meta`) holds text or a list where an object is needed.
+    #[error("the meta block is not an object")]
+    MetaNotObject,
+    /// A `case` element of plain text that contains `case_id`.
+    #[error("a case block is plain text that looks like a case id")]
+    CaseIsText,
+    /// The namespace of a case block is neither empty nor that of version 2.
+    #[error("a case block has an unknown namespace")]
+    UnknownCaseXmlns,
+    /// A block without its id in the place where its version has it.
+    #[error("a case block of version {version} has no {place} case_id")]
+    MissingCaseId {
+        /// "1.0" or "2.0".
+        version: &'static str,
+        /// "attribute" or "element".
+        place: &'static str,
+    },
+    /// A block whose case id is empty.
+    #[error("a case block has an empty case id")]
+    EmptyCaseId,
+    /// A block whose case id is an element with content of its own, or is repeated.
+    #[error("the case id of a case block is not plain text")]
+    CaseIdNotText,
+    /// A case id that no column can hold.
+    #[error("a case id has more than 255 characters")]
+    CaseIdTooLong,
+    /// `@date_modified` is not an ISO 8601 date.
+    #[error("date_modified of a block of case {case_id} is not an ISO 8601 date")]
+    InvalidDateModified {
+        /// The block's case.
+        case_id: CaseId,
+    },
+    /// `date_modified` passed, or was not checked (version 1.0), but cannot be read as a point in time.
+    #[error("date_modified of a block of case {case_id} cannot be read")]
+    UnreadableDateModified {
+        /// The block's case.
+        case_id: CaseId,
+    },
+    /// An attribute of a block that is not text (only JSON that never was XML has such).
+    #[error("{what} of a block of case {case_id} is not text")]
+    NotText {
+        /// The block's case.
+        case_id: CaseId,
+        /// Name of the attribute.
+        what: &'static str,
+    },
+    /// `index` is text, or is repeated.
+    #[error("the index part of a block of case {case_id} is not an object")]
+    IndexNotObject {
+        /// The block's case.
+        case_id: CaseId,
+    },
+    /// An index without `case_type`, plain, or repeated under one identifier.
+    #[error("index {identifier} of case {case_id} has no case_type")]
+    IndexWithoutType {
+        /// The block's case.
+        case_id: CaseId,
+        /// Name of the index.
+        identifier: String,
+    },
+    /// A relationship other than child and extension.
+    #[error("index {identifier} of case {case_id} has an unknown relationship")]
+    UnknownRelationship {
+        /// The block's case.
+        case_id: CaseId,
+        /// Name of the index.
+        identifier: String,
+    },
+    /// Identifier, referenced type or referenced id do not fit their column.
+    #[error("{what} of an index of case {case_id} has more than 255 characters")]
+    IndexTooLong {
+        /// The block's case.
+        case_id: CaseId,
+        /// Which part of the index.
+        what: &'static str,
+    },
+    /// `attachment` is text, or is repeated.
+    #[error("the attachment part of a block of case {case_id} is not an object")]
+    AttachmentNotObject {
+        /// The block's case.
+        case_id: CaseId,
+    },
+    /// An attachment repeated under one identifier.
+    #[error("attachment {identifier} of case {case_id} is repeated")]
+    AttachmentRepeated {
+        /// The block's case.
+        case_id: CaseId,
+        /// Name of the attachment.
+        identifier: String,
+    },
+}
+
+impl FormError {
+    /// Stable code of the failure, a key of [`CODES`].
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::DateOutOfRange => "C2S-2010",
+            Self::MetaNotObject => "C2S-2011",
+            Self::CaseIsText => "C2S-2012",
+            Self::UnknownCaseXmlns => "C2S-2013",
+            Self::MissingCaseId { .. } => "C2S-2014",
+            Self::EmptyCaseId => "C2S-2015",
+            Self::CaseIdNotText => "C2S-2016",
+            Self::CaseIdTooLong => "C2S-2017",
+            Self::InvalidDateModified { .. } => "C2S-2018",
+            Self::UnreadableDateModified { .. } => "C2S-2019",
+            Self::NotText { .. } => "C2S-2020",
+            Self::IndexNotObject { .. } => "C2S-2021",
+            Self::IndexWithoutType { .. } => "C2S-2022",
+            Self::UnknownRelationship { .. } => "C2S-2023",
+            Self::IndexTooLong { .. } => "C2S-2024",
+            Self::AttachmentNotObject { .. } => "C2S-2025",
+            Self::AttachmentRepeated { .. } => "C2S-2026",
+        }
+    }
+}
+
+/// Why form JSON could not be turned back into XML.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoundtripError {
+    /// The form JSON is not an object.
+    #[error("the form JSON is not an object")]
+    NotObject,
+    /// A value that XML has no notation for: null, a number, a boolean, a list in a list, an attribute that is not text.
+    #[error("the form JSON holds a value that no XML gives")]
+    Value,
+    /// A key that is no XML name.
+    #[error("the form JSON holds a key that is no XML name")]
+    Name,
+    /// A special key (`#...`) in a place where it has no meaning.
+    #[error("the form JSON holds a special key in the wrong place")]
+    SpecialKey,
+    /// The JSON is nested too deeply for a form.
+    #[error("the form JSON is nested more than {maximum} levels deep")]
+    TooDeep {
+        /// The bound.
+        maximum: usize,
+    },
+    /// The XML was written, but cannot be read back.
+    #[error("the XML made from the form JSON cannot be read back")]
+    Unreadable(#[from] XmlError),
+    /// The XML reads back as other JSON.
+    #[error("the XML made from the form JSON reads back as different JSON")]
+    Different,
+}
+
+impl RoundtripError {
+    /// Stable code of the failure, a key of [`CODES`].
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotObject | Self::Value | Self::Name | Self::SpecialKey | Self::TooDeep { .. } => "C2S-2030",
+            Self::Unreadable(_) | Self::Different => "C2S-2031",
+        }
+    }
+}
+
+/// Every code of this crate: code, what happened, what to do.
+pub const CODES: &[(&str, &str, &str)] = &[
+    (
+        "C2S-2001",
+        "form.xml is not well-formed XML",
+        "Look at the form's XML in HQ. If the blob is damaged restore it; if HQ shows the form as an error, exclude the form.",
+    ),
+    (
+        "C2S-2002",
+        "form.xml is not text in its declared encoding",
+        "Restore the blob from a back-up, or correct the encoding in its XML declaration.",
+    ),
+    (
+        "C2S-2003",
+        "form.xml declares a document type",
+        "Check who submitted it: no CommCare client does this. Remove the declaration from the blob and migrate the form again.",
+    ),
+    (
+        "C2S-2004",
+        "form.xml is larger, deeper or richer in elements than any form may be",
+        "Check that the blob really is this form. Report the limit if a genuine form exceeds it.",
+    ),
+    (
+        "C2S-2005",
+        "form.xml has a processing instruction inside its root",
+        "HQ cannot read such a form either. Remove the instruction from the blob and migrate the form again.",
+    ),
+    (
+        "C2S-2006",
+        "the root element of form.xml holds only text",
+        "The blob is no form. Restore the right XML, or archive the form in HQ.",
+    ),
+    (
+        "C2S-2010",
+        "a date-time of the form falls outside the years 1 to 9999 in UTC",
+        "Correct the date-time in the form's XML and migrate the form again.",
+    ),
+    (
+        "C2S-2011",
+        "the form's meta block is text or a list",
+        "Correct the meta block in the form's XML, or archive the form in HQ.",
+    ),
+    (
+        "C2S-2012",
+        "a case element of the form is text that contains case_id",
+        "Correct the form's XML, or archive the form in HQ.",
+    ),
+    (
+        "C2S-2013",
+        "a case block has a namespace that HQ does not know",
+        "HQ refuses such a form too. Correct the namespace in the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2014",
+        "a case block has no case id in the place its version requires",
+        "HQ refuses such a form too. Correct the block in the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2015",
+        "a case block has an empty case id",
+        "HQ refuses such a form too. Fill in the id in the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2016",
+        "the case id of a case block has content of its own or is repeated",
+        "Correct the block in the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2017",
+        "a case id is longer than 255 characters",
+        "No table of HQ can hold it. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2018",
+        "date_modified of a case block is no ISO 8601 date",
+        "Correct the date in the form's XML and migrate the form again.",
+    ),
+    (
+        "C2S-2019",
+        "date_modified of a case block cannot be read as a point in time",
+        "Correct the date in the form's XML and migrate the form again.",
+    ),
+    (
+        "C2S-2020",
+        "an attribute of a case block is not text",
+        "The form's JSON in CouchDB was changed by hand. Restore the document.",
+    ),
+    (
+        "C2S-2021",
+        "the index part of a case block is text or repeated",
+        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2022",
+        "an index of a case block has no case_type",
+        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2023",
+        "an index of a case block has a relationship other than child and extension",
+        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2024",
+        "a part of an index is longer than 255 characters",
+        "No table of HQ can hold it. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2025",
+        "the attachment part of a case block is text or repeated",
+        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2026",
+        "a case attachment is repeated under one name",
+        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
+    ),
+    (
+        "C2S-2030",
+        "the form's JSON holds what XML cannot express, so its lost XML cannot be rebuilt",
+        "Restore form.xml from a back-up.",
+    ),
+    (
+        "C2S-2031",
+        "XML rebuilt from the form's JSON does not give the same JSON again",
+        "Restore form.xml from a back-up.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_ascending() {
+        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(CODES.iter().all(|(code, what, remedy)| code.len() == 8
+            && code.starts_with("C2S-20")
+            && !what.is_empty()
+            && !remedy.is_empty()));
+    }
+
+    #[test]
+    fn every_failure_has_its_entry() {
+        let case_id = CaseId::from("c");
+        let identifier = "parent".to_owned();
+        let xml = [
+            XmlError::Malformed {
+                reason: "",
+                position: 0,
+            }
+            .code(),
+            XmlError::Encoding { reason: "" }.code(),
+            XmlError::DocumentType { position: 0 }.code(),
+            XmlError::TooLarge { what: "", maximum: 0 }.code(),
+            XmlError::ProcessingInstruction { position: 0 }.code(),
+            XmlError::PlainRoot.code(),
+        ];
+        let form = [
+            FormError::DateOutOfRange,
+            FormError::MetaNotObject,
+            FormError::CaseIsText,
+            FormError::UnknownCaseXmlns,
+            FormError::MissingCaseId { version: "", place: "" },
+            FormError::EmptyCaseId,
+            FormError::CaseIdNotText,
+            FormError::CaseIdTooLong,
+            FormError::InvalidDateModified {
+                case_id: case_id.clone(),
+            },
+            FormError::UnreadableDateModified {
+                case_id: case_id.clone(),
+            },
+            FormError::NotText {
+                case_id: case_id.clone(),
+                what: "",
+            },
+            FormError::IndexNotObject {
+                case_id: case_id.clone(),
+            },
+            FormError::IndexWithoutType {
+                case_id: case_id.clone(),
+                identifier: identifier.clone(),
+            },
+            FormError::UnknownRelationship {
+                case_id: case_id.clone(),
+                identifier: identifier.clone(),
+            },
+            FormError::IndexTooLong {
+                case_id: case_id.clone(),
+                what: "",
+            },
+            FormError::AttachmentNotObject {
+                case_id: case_id.clone(),
+            },
+            FormError::AttachmentRepeated { case_id, identifier },
+        ]
+        .map(|error| error.code());
+        let back = [RoundtripError::Value.code(), RoundtripError::Different.code()];
+        let used: Vec<_> = xml.into_iter().chain(form).chain(back).collect();
+        let listed: Vec<_> = CODES.iter().map(|entry| entry.0).collect();
+        assert_eq!(used, listed);
+    }
+}

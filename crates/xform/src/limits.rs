@@ -1,0 +1,23 @@
+//! Bounds on what one form may cost. Beyond them a form is refused with an error; it is never read in part.
+
+/// Largest `form.xml`, in bytes. HQ's web servers refuse far smaller submissions; the JSON of a form this large still fits
+/// the memory of a worker.
+pub const MAX_XML_BYTES: usize = 32 << 20;
+
+/// Deepest nesting of elements, the root counting as one. libxml2 stops at the same depth, so HQ holds no deeper form.
+pub const MAX_DEPTH: usize = 256;
+
+/// Most elements and attributes together. A JSON object costs some hundred bytes whatever it holds, so a bound on bytes
+/// alone would let a form of empty elements take gigabytes.
+pub const MAX_NODES: usize = 500_000;
+
+/// Most namespace declarations in scope at one place. Each prefix is looked up among them one by one.
+pub const MAX_BINDINGS: usize = 256;
+
+/// Most bytes that namespaces may add to the JSON. A namespace is written once in the XML and repeated in the JSON for
+/// each element that changes to it and for each qualified attribute: without a bound a small form could grow a
+/// thousandfold.
+pub const MAX_NAMESPACE_BYTES: usize = 32 << 20;
+
+/// Longest text of a `varchar(255)` column in HQ's tables, in characters. Ids that do not fit can be stored nowhere.
+pub const MAX_ID_CHARS: usize = 255;
