@@ -1,1 +1,39 @@
-//! stub
+//! Sample domains for tests and measurements.
+//!
+//! The generator invents the life of a domain, household by household: who registers whom, who visits, what is edited,
+//! archived, duplicated, deleted. From that intention, and not from any document, it writes three things side by side: the
+//! CouchDB documents with their blobs, the blob metadata that a target holds beforehand, and the rows that a correct
+//! migration must leave ([`Model`]). It shares no code with what it tests: it writes its own XML, its own form JSON and its
+//! own expected rows.
+//!
+//! A household is a self-contained cluster of cases and forms, so a domain of any size is a [`stream`] of small
+//! [`Piece`]s; [`generate`] collects them. The same [`Options`] give the same bytes.
+
+mod block;
+mod case;
+pub mod compare;
+mod couch_case;
+pub mod damage;
+mod element;
+mod form;
+mod household;
+pub mod malformed;
+mod model;
+mod moment;
+mod oddities;
+mod options;
+mod questions;
+#[cfg(feature = "postgres")]
+pub mod sql;
+mod story;
+mod stream;
+mod view;
+mod words;
+
+pub use model::{
+    ExpectedAttachment, ExpectedBlobMeta, ExpectedCase, ExpectedForm, ExpectedIndex, ExpectedOperation,
+    ExpectedTransaction, Model,
+};
+pub use options::{Options, Weights};
+pub use stream::{GeneratedDomain, Piece, domain_doc, generate, stream};
+pub use view::by_domain_design_doc;
