@@ -1,0 +1,80 @@
+//! Texts that are date-times.
+
+use chrono::NaiveDate;
+
+/// Whether the text is exactly `YYYY-MM-DDTHH:MM:SSZ`, or the same with one to six digits of a fraction before the `Z`, and
+/// a time that exists.
+pub fn is_datetime_text(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let Some((seconds, rest)) = bytes.split_at_checked(19) else {
+        return false;
+    };
+    let zone = match rest.split_first() {
+        Some((b'.', fraction)) => {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            if !(1..=6).contains(&digits) {
+                return false;
+            }
+            &fraction[digits..]
+        }
+        _ => rest,
+    };
+    if zone != b"Z" {
+        return false;
+    }
+    let number = |from: usize, to: usize| -> Option<u32> {
+        seconds[from..to].iter().try_fold(0, |number, byte| {
+            byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0'))
+        })
+    };
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if separators.iter().any(|&(at, separator)| seconds[at] != separator) {
+        return false;
+    }
+    let (Some(year), Some(month), Some(day)) = (number(0, 4), number(5, 7), number(8, 10)) else {
+        return false;
+    };
+    let (Some(hour), Some(minute), Some(second)) = (number(11, 13), number(14, 16), number(17, 19)) else {
+        return false;
+    };
+    let year = i32::try_from(year).unwrap_or_default();
+    year > 0 && hour < 24 && minute < 60 && second < 60 && NaiveDate::from_ymd_opt(year, month, day).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn date_times_and_others() {
+        for text in [
+            "2015-08-04T18:25:56Z",
+            "2015-08-04T18:25:56.6Z",
+            "2015-08-04T18:25:56.656123Z",
+            "2016-02-29T00:00:00Z",
+        ] {
+            assert!(is_datetime_text(text), "{text}");
+        }
+        for text in [
+            "",
+            "2015-08-04",
+            "2015-08-04T18:25:56",
+            "2015-08-04T18:25:56+00:00",
+            "2015-08-04T18:25:56+00:00Z",
+            "2015-08-04 18:25:56Z",
+            "2015-08-04T18:25:56.Z",
+            "2015-08-04T18:25:56.1234567Z",
+            "2015-02-29T00:00:00Z",
+            "2015-08-04T24:00:00Z",
+            "2015-08-04T18:60:00Z",
+            "2015-08-04T18:25:60Z",
+            "2015-8-04T18:25:56Z",
+            "2015-08-04T18:25:56Zé",
+            "0000-08-04T18:25:56Z",
+            "2015-08-04T18:25:56z",
+            "2015-08-04T1é:25:56Z",
+        ] {
+            assert!(!is_datetime_text(text), "{text}");
+        }
+    }
+}

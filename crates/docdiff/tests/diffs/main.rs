@@ -1,0 +1,7 @@
+//! The comparison of documents, through its public interface.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod forms;
+mod shown;
+mod sql_json;
