@@ -60,7 +60,7 @@ pub(crate) fn register(story: &mut Story<'_>) {
     let household = story.open("household", &user);
     let block = creation(story, &form, &household, "household", None);
     form.blocks.push(block);
-    for _ in 0..story.rng.random_range(1..4_u8) {
+    for _ in 0..story.rng.random_range(2..5_u8) {
         let member = story.open("person", &user);
         let block = creation(story, &form, &member, "person", Some(&household));
         form.blocks.push(block);
