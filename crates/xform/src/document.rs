@@ -67,8 +67,8 @@ pub fn xml_to_json(xml: &[u8]) -> Result<Value, XmlError> {
 struct OpenElement<'x> {
     name: Box<str>,
     namespace: Option<Rc<str>>,
-    /// Attributes, `@xmlns` and the children so far.
-    object: Map<String, Value>,
+    /// Where its attributes, `@xmlns` and children begin in [`Conversion::entries`].
+    first_entry: usize,
     /// Character data before the first child. White space between elements stays borrowed and is dropped for free.
     text: Cow<'x, str>,
     has_children: bool,
@@ -78,8 +78,14 @@ struct OpenElement<'x> {
 #[derive(Default)]
 struct Conversion<'x> {
     open: Vec<OpenElement<'x>>,
+    /// Keys and values of all open elements, those of the innermost last. One vector for all of them, so that an object
+    /// is made when its size is known.
+    entries: Vec<(String, Value)>,
     namespaces: Namespaces,
     root: Option<(Box<str>, Value)>,
+    /// Where the first processing instruction inside the root is. It stops the conversion, but only of a document that
+    /// is well-formed to its end: otherwise HQ goes by the syntax error.
+    instruction: Option<u64>,
     nodes: usize,
     namespace_bytes: usize,
 }
@@ -89,18 +95,12 @@ impl<'x> Conversion<'x> {
         let at = |problem| locate(problem, position);
         match event {
             Event::Start(tag) => self.start(&tag).map_err(at),
-            Event::Empty(tag) => {
-                self.start(&tag).map_err(at)?;
-                self.end();
-                Ok(())
-            }
-            Event::End(_) => {
-                self.end();
-                Ok(())
-            }
+            Event::Empty(tag) => self.start(&tag).and_then(|()| self.end()).map_err(at),
+            Event::End(_) => self.end().map_err(at),
             Event::Text(text) => {
                 let text = text.into_inner();
-                if text.contains("]]>") {
+                // The search for the single byte is much the faster, and nearly always decides.
+                if text.as_bytes().contains(&b'>') && text.contains("]]>") {
                     return Err(malformed("']]>' in character data", position));
                 }
                 self.characters(text).map_err(at)
@@ -131,11 +131,10 @@ impl<'x> Conversion<'x> {
                 if !is_plain_name(target) || target.eq_ignore_ascii_case("xml") {
                     return Err(malformed("a processing instruction without a valid name", position));
                 }
-                if self.open.is_empty() {
-                    Ok(())
-                } else {
-                    Err(XmlError::ProcessingInstruction { position })
+                if !self.open.is_empty() {
+                    self.instruction.get_or_insert(position);
                 }
+                Ok(())
             }
             Event::DocType(_) => Err(XmlError::DocumentType { position }),
             Event::Eof => Ok(()),
@@ -152,7 +151,7 @@ impl<'x> Conversion<'x> {
         self.count_node()?;
         let (prefix, name) = split_name(tag.name().into_inner())?;
         let namespace_mark = self.namespaces.enter();
-        let mut object = Map::new();
+        let first_entry = self.entries.len();
 
         let attributes = attributes(tag.attributes_raw())?;
         for (name, raw) in &attributes {
@@ -167,9 +166,7 @@ impl<'x> Conversion<'x> {
                 self.count_node()?;
                 let key = self.attribute_key(name)?;
                 let value = attribute_value(raw)?.into_owned();
-                if object.insert(key, Value::String(value)).is_some() {
-                    return Err(Problem::Text("an attribute is given twice"));
-                }
+                self.entries.push((key, Value::String(value)));
             }
         }
 
@@ -184,8 +181,9 @@ impl<'x> Conversion<'x> {
         let namespace = found.map(Rc::clone);
         if let (false, Some(uri)) = (same, &namespace) {
             self.namespace_bytes += uri.len();
-            object.insert("@xmlns".to_owned(), Value::String(uri.as_ref().to_owned()));
             self.check_namespace_bytes()?;
+            self.entries
+                .push(("@xmlns".to_owned(), Value::String(uri.as_ref().to_owned())));
         }
 
         if let Some(parent) = self.open.last_mut() {
@@ -194,7 +192,7 @@ impl<'x> Conversion<'x> {
         self.open.push(OpenElement {
             name: name.into(),
             namespace,
-            object,
+            first_entry,
             text: Cow::Borrowed(""),
             has_children: false,
             namespace_mark,
@@ -202,24 +200,32 @@ impl<'x> Conversion<'x> {
         Ok(())
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<(), Problem> {
         // The reader has matched the tags: an element is open.
-        let Some(mut element) = self.open.pop() else { return };
+        let Some(element) = self.open.pop() else {
+            return Ok(());
+        };
         self.namespaces.leave(element.namespace_mark);
-        let value = if element.object.is_empty() {
+        let value = if self.entries.len() == element.first_entry {
             Value::String(element.text.into_owned())
         } else {
-            if !element.text.trim().is_empty() {
-                element
-                    .object
-                    .insert("#text".to_owned(), Value::String(element.text.into_owned()));
+            let entries = self.entries.drain(element.first_entry..);
+            let mut object = Map::with_capacity((entries.len() + 1).min(MAX_RESERVED_KEYS));
+            for (key, value) in entries {
+                add_entry(&mut object, key, value)?;
             }
-            Value::Object(element.object)
+            if !element.text.trim().is_empty() {
+                let text = Value::String(element.text.into_owned());
+                object.insert("#text".to_owned(), text);
+            }
+            Value::Object(object)
         };
-        match self.open.last_mut() {
-            None => self.root = Some((element.name, value)),
-            Some(parent) => add_child(&mut parent.object, element.name.into_string(), value),
+        if self.open.is_empty() {
+            self.root = Some((element.name, value));
+        } else {
+            self.entries.push((element.name.into_string(), value));
         }
+        Ok(())
     }
 
     fn characters(&mut self, text: Cow<'x, str>) -> Result<(), Problem> {
@@ -242,6 +248,9 @@ impl<'x> Conversion<'x> {
     fn finish(self, position: u64) -> Result<Value, XmlError> {
         if !self.open.is_empty() {
             return Err(malformed("an element is not closed", position));
+        }
+        if let Some(position) = self.instruction {
+            return Err(XmlError::ProcessingInstruction { position });
         }
         match self.root {
             None => Err(malformed("no root element", position)),
@@ -284,11 +293,18 @@ impl<'x> Conversion<'x> {
     }
 }
 
-/// A second child of the same name turns the value into a list.
-fn add_child(object: &mut Map<String, Value>, name: String, value: Value) {
+/// Most keys an object is given room for at once. Entries of one name become one key, so their number is no measure.
+const MAX_RESERVED_KEYS: usize = 32;
+
+/// A second child of the same name turns the value into a list; a second attribute is an error.
+fn add_entry(object: &mut Map<String, Value>, name: String, value: Value) -> Result<(), Problem> {
     match object.entry(name) {
         Entry::Vacant(place) => {
             place.insert(value);
+        }
+        // No element's name begins like this.
+        Entry::Occupied(place) if place.key().starts_with('@') => {
+            return Err(Problem::Text("an attribute is given twice"));
         }
         Entry::Occupied(mut place) => match place.get_mut() {
             Value::Array(list) => list.push(value),
@@ -298,6 +314,7 @@ fn add_child(object: &mut Map<String, Value>, name: String, value: Value) {
             }
         },
     }
+    Ok(())
 }
 
 /// The prefix that an attribute declares, empty for `xmlns` itself; `None` for an ordinary attribute.

@@ -10,7 +10,6 @@ pub(crate) const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS_NAMESPACE: &str = "http://www.w3.org/2000/xmlns/";
 
 /// The declarations of the open elements, innermost last.
-#[derive(Default)]
 pub(crate) struct Namespaces {
     bindings: Vec<Binding>,
 }
@@ -20,6 +19,17 @@ struct Binding {
     prefix: Box<str>,
     /// `None` where `xmlns=""` takes the default namespace away.
     uri: Option<Rc<str>>,
+}
+
+impl Default for Namespaces {
+    /// Only `xml` needs no declaration.
+    fn default() -> Self {
+        let xml = Binding {
+            prefix: "xml".into(),
+            uri: Some(XML_NAMESPACE.into()),
+        };
+        Self { bindings: vec![xml] }
+    }
 }
 
 impl Namespaces {
@@ -59,7 +69,10 @@ impl Namespaces {
 
     /// The namespace of an element with this prefix; `None` when it has none.
     pub(crate) fn of_element(&self, prefix: &str) -> Result<Option<&Rc<str>>, Problem> {
-        match self.bindings.iter().rev().find(|binding| &*binding.prefix == prefix) {
+        // Prefixes are a few bytes, mostly none: comparing them here is faster than calling memcmp.
+        let is_same =
+            |binding: &&Binding| binding.prefix.len() == prefix.len() && binding.prefix.bytes().eq(prefix.bytes());
+        match self.bindings.iter().rev().find(is_same) {
             Some(binding) => Ok(binding.uri.as_ref()),
             None if prefix.is_empty() => Ok(None),
             None => Err(Problem::Text("a namespace prefix is not declared")),
@@ -68,9 +81,6 @@ impl Namespaces {
 
     /// The namespace of an attribute with this prefix, which is not empty.
     pub(crate) fn of_attribute(&self, prefix: &str) -> Result<&str, Problem> {
-        if prefix == "xml" {
-            return Ok(XML_NAMESPACE);
-        }
         match self.of_element(prefix)? {
             Some(uri) => Ok(uri),
             None => Err(Problem::Text("a namespace prefix is not declared")),

@@ -25,7 +25,7 @@ pub fn json_to_xml(form: &Value) -> Result<Vec<u8>, RoundtripError> {
     let mut writer = Writer {
         xml: String::from("<?xml version=\"1.0\" ?>\n"),
     };
-    writer.object(name, root, 0)?;
+    writer.object(name, root, 0, "")?;
     writer.xml.push('\n');
     let xml = writer.xml.into_bytes();
     if xml_to_json(&xml)? == *form {
@@ -40,7 +40,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn element(&mut self, name: &str, value: &Value, depth: usize) -> Result<(), RoundtripError> {
+    fn element(&mut self, name: &str, value: &Value, depth: usize, inherited: &str) -> Result<(), RoundtripError> {
         match value {
             Value::String(text) => {
                 self.open(name)?;
@@ -53,12 +53,19 @@ impl Writer {
                 }
                 Ok(())
             }
-            Value::Object(object) => self.object(name, object, depth),
+            Value::Object(object) => self.object(name, object, depth, inherited),
             _ => Err(RoundtripError::Value),
         }
     }
 
-    fn object(&mut self, name: &str, object: &Map<String, Value>, depth: usize) -> Result<(), RoundtripError> {
+    /// `inherited` is the default namespace in scope, empty when there is none.
+    fn object(
+        &mut self,
+        name: &str,
+        object: &Map<String, Value>,
+        depth: usize,
+        inherited: &str,
+    ) -> Result<(), RoundtripError> {
         if depth >= MAX_DEPTH {
             return Err(RoundtripError::TooDeep { maximum: MAX_DEPTH });
         }
@@ -86,24 +93,28 @@ impl Writer {
                 }
             }
         }
+        let namespace = match object.get("@xmlns").and_then(Value::as_str) {
+            Some(own) => own,
+            // A child states a namespace only where it differs from its parent's. So a parent that states none, but has
+            // a child that states the one in scope, is in no namespace itself.
+            None if children(object).any(|(_, child)| states(child, inherited)) => {
+                self.attribute_text("xmlns", "");
+                ""
+            }
+            None => inherited,
+        };
         self.xml.push('>');
         if let Some(text) = text {
             self.escape(text, Place::Text);
         }
         let mut has_children = false;
-        for (key, value) in object.iter().filter(|(key, _)| !key.starts_with(['@', '#'])) {
-            let items = match value {
-                Value::Array(items) => items.as_slice(),
-                single => std::slice::from_ref(single),
-            };
-            for item in items {
-                // A line break before the first child would become part of the text.
-                if text.is_none() {
-                    self.line(depth + 1);
-                }
-                self.element(key, item, depth + 1)?;
-                has_children = true;
+        for (key, item) in children(object) {
+            // A line break before the first child would become part of the text.
+            if text.is_none() {
+                self.line(depth + 1);
             }
+            self.element(key, item, depth + 1, namespace)?;
+            has_children = true;
         }
         if has_children && text.is_none() {
             self.line(depth);
@@ -192,6 +203,23 @@ enum Place {
     Attribute,
 }
 
+/// The elements below an object, each repeat on its own.
+fn children(object: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    let elements = object.iter().filter(|(key, _)| !key.starts_with(['@', '#']));
+    elements.flat_map(|(key, value)| {
+        let items = match value {
+            Value::Array(items) => items.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        items.iter().map(move |item| (key, item))
+    })
+}
+
+/// Whether an element states a namespace, which is not empty, as its own.
+fn states(element: &Value, namespace: &str) -> bool {
+    !namespace.is_empty() && element.get("@xmlns").and_then(Value::as_str) == Some(namespace)
+}
+
 fn plain(name: &str) -> Result<&str, RoundtripError> {
     if is_plain_name(name) {
         Ok(name)
@@ -224,6 +252,8 @@ mod tests {
             json!({"@a": "<&>\"' \t\n\r", "t": "<&>\"' \t\n\r]]>", "#type": "data"}),
             json!({"@xmlns": "a&b", "naïve": "日本語 😀", "#type": "formulaire"}),
             json!({"@xmlns": "F", "#text": "only text", "#type": "data"}),
+            // The grandchild restates the namespace of the root: the child between them has none.
+            json!({"@xmlns": "F", "a": {"b": [{"@xmlns": "F"}, {"c": {"@xmlns": "F"}}]}, "#type": "data"}),
             json!({"p": {"@xmlns": "A", "q": {"@xmlns": "B", "r": {"@xmlns": "A"}}}, "#type": "data"}),
         ] {
             let xml = written(&form);

@@ -98,6 +98,10 @@ fn converts_by_the_rules() {
             "<d xmlns='a&amp;b'><e xmlns='a&#38;b'/></d>",
             json!({"@xmlns": "a&b", "e": "", "#type": "d"}),
         ),
+        (
+            "<d xmlns='F'><xml:a/></d>",
+            json!({"@xmlns": "F", "a": {"@xmlns": "http://www.w3.org/XML/1998/namespace"}, "#type": "d"}),
+        ),
         // Repeats are grouped where the first one is, whatever their namespace.
         (
             "<d xmlns:a='A' xmlns:b='B'><a:case/><x/><b:case/><case>3</case></d>",
@@ -193,6 +197,7 @@ fn refuses_what_lxml_refuses() {
 fn refuses_what_the_conversion_fails_on() {
     let instruction = xml_to_json(b"<a k='1'><?pi x?></a>").unwrap_err();
     assert_eq!(instruction, XmlError::ProcessingInstruction { position: 9 });
+    assert!(xml_to_json(b"<a k='1'><?pi x?><b></a>").unwrap_err().is_syntax());
     for plain in ["<a/>", "<a>text</a>", "<a> </a>"] {
         assert_eq!(xml_to_json(plain.as_bytes()), Err(XmlError::PlainRoot), "{plain}");
     }
