@@ -1,0 +1,39 @@
+//! Names of the metrics of this crate. Labels are bounded: tables, kinds and operations, never a domain or an id.
+
+/// Counter of rows written; labels `table` and `change` (`insert`, `update`, `delete`).
+pub const ROWS: &str = "c2s_target_rows_total";
+/// Counter of rows that a merge found equal and left alone; label `table`.
+pub const UNCHANGED: &str = "c2s_target_rows_unchanged_total";
+/// Histogram of seconds; label `step` (`copy`, `merge`, `commit`, `begin`).
+pub const STEP_SECONDS: &str = "c2s_target_step_seconds";
+/// Counter of sessions ended because they held up a fence; no labels.
+pub const ENDED_SESSIONS: &str = "c2s_target_ended_sessions_total";
+
+/// Every metric with its help text, for registration and for the documentation's test.
+pub const ALL: [(&str, &str); 4] = [
+    (ROWS, "Rows written to HQ's tables"),
+    (UNCHANGED, "Rows that a merge found equal and left alone"),
+    (STEP_SECONDS, "Seconds that a step of a target transaction took"),
+    (ENDED_SESSIONS, "Sessions ended because they held up a fence"),
+];
+
+/// Measures one step from its making to its end.
+pub(crate) struct Step {
+    name: &'static str,
+    started: std::time::Instant,
+}
+
+impl Step {
+    pub(crate) fn start(name: &'static str) -> Self {
+        Self {
+            name,
+            started: std::time::Instant::now(),
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        metrics::histogram!(STEP_SECONDS, "step" => self.name).record(self.started.elapsed().as_secs_f64());
+    }
+}

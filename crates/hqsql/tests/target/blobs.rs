@@ -1,0 +1,106 @@
+use hqsql::{BlobChange, BlobRetype, Error, ErrorKind};
+use proto::rows::{BLOB_FORM_ATTACHMENT, BLOB_FORM_XML};
+
+use crate::database::{Fixture, domain};
+use crate::rows::{blob, ids};
+
+const LOOK: &str = "select key, parent_id, type_code from blobs_blobmeta order by key";
+
+fn retype(key: &str) -> BlobRetype {
+    BlobRetype {
+        parent_id: "f".to_owned(),
+        key: key.to_owned(),
+        from: BLOB_FORM_XML,
+        to: BLOB_FORM_ATTACHMENT,
+    }
+}
+
+#[tokio::test]
+async fn rows_are_added_and_corrected_once_and_undone() {
+    let fixture = Fixture::new().await;
+    let tx = fixture.begin().await;
+    // What Couch's form has already; one of the rows has the wrong type.
+    tx.merge_blobmeta(&[blob("f", "k1", BLOB_FORM_XML), blob("f", "k2", BLOB_FORM_XML)], &[])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let before = fixture.rows(LOOK).await;
+    let mut compressed = blob("f", "k3", BLOB_FORM_ATTACHMENT);
+    compressed.compressed_length = Some(99);
+    let inserts = [blob("f", "k1", BLOB_FORM_XML), compressed.clone()];
+    for expected in [(1, 1), (0, 0)] {
+        let tx = fixture.begin().await;
+        assert_eq!(tx.merge_blobmeta(&inserts, &[retype("k2")]).await.unwrap(), expected);
+        let read = tx.read_blobmeta(&ids(&["f"])).await.unwrap();
+        assert_eq!(read.last(), Some(&compressed));
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(fixture.rows(LOOK).await, ["k1|f|2", "k2|f|3", "k3|f|3"]);
+    assert_eq!(fixture.target.read_blobmeta(&ids(&["f", "g"])).await.unwrap().len(), 3);
+    let change = |parent: &str, key: &str| BlobChange::Inserted {
+        domain: domain(),
+        parent_id: parent.to_owned(),
+        key: key.to_owned(),
+    };
+    // Another form's row of a recorded key is not ours to delete.
+    let changes = [
+        change("f", "k3"),
+        change("g", "k1"),
+        BlobChange::Retyped {
+            domain: domain(),
+            retype: retype("k2"),
+        },
+    ];
+    for _ in 0..2 {
+        fixture.target.undo_blob_changes(&changes).await.unwrap();
+        assert_eq!(fixture.rows(LOOK).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_form_is_refused() {
+    let fixture = Fixture::new().await;
+    let tx = fixture.begin().await;
+    tx.merge_blobmeta(&[blob("f", "k", BLOB_FORM_XML)], &[]).await.unwrap();
+    let error = tx
+        .merge_blobmeta(&[blob("g", "new", BLOB_FORM_XML), blob("g", "k", 3)], &[])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::BlobKeyTaken { document } if document == "g"),
+        "{error}"
+    );
+    assert_eq!(error.kind(), ErrorKind::Document);
+    tx.commit().await.unwrap();
+    assert_eq!(fixture.rows(LOOK).await, ["k|f|2"]);
+}
+
+#[tokio::test]
+async fn older_databases_have_no_compressed_length() {
+    let fixture = Fixture::new().await;
+    let target = {
+        // Before anybody has looked at the table.
+        fixture
+            .session()
+            .await
+            .batch_execute("alter table blobs_blobmeta drop compressed_length")
+            .await
+            .unwrap();
+        fixture.target.check_tables().await.unwrap();
+        &fixture.target
+    };
+    let tx = fixture.begin().await;
+    tx.merge_blobmeta(&[blob("f", "k", BLOB_FORM_XML)], &[]).await.unwrap();
+    assert_eq!(
+        tx.read_blobmeta(&ids(&["f"])).await.unwrap(),
+        [blob("f", "k", BLOB_FORM_XML)]
+    );
+    let mut compressed = blob("f", "k2", BLOB_FORM_ATTACHMENT);
+    compressed.compressed_length = Some(9);
+    assert!(tx.merge_blobmeta(&[compressed], &[]).await.is_err());
+    tx.commit().await.unwrap();
+    assert_eq!(
+        target.read_blobmeta(&ids(&["f"])).await.unwrap(),
+        [blob("f", "k", BLOB_FORM_XML)]
+    );
+}
