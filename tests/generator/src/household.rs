@@ -78,7 +78,8 @@ pub(crate) fn creation(
 ) -> Block {
     let mut block = story.block(form, case_id);
     let mut name = pick(&mut story.rng, NAMES).to_owned();
-    if story.chance(story.weights().long_names) {
+    // Whether the name of a copied case is cut is nowhere said, so those have none too long.
+    if story.doomed.is_none() && story.chance(story.weights().long_names) {
         name = name.repeat(300 / name.chars().count() + 1);
     }
     let owner = form.user.as_ref().map(|user| user.id.clone());
