@@ -6,6 +6,8 @@
 
 mod account;
 mod bench;
+mod demo;
+mod lint;
 mod packages;
 mod ports;
 mod process;
@@ -47,6 +49,11 @@ enum Command {
     /// Start the services, build everything, run every test of the workspace
     #[command(after_help = "Example: cargo xtask test -- -p state")]
     Test(test::TestArguments),
+    /// Check formatting, clippy, licences, unused dependencies, links of the docs, rustdoc
+    Lint,
+    /// Migrate a generated domain from start to finish and show every step
+    #[command(after_help = "Example: cargo xtask demo --forms 20000")]
+    Demo(demo::DemoArguments),
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
     Bench(bench::BenchArguments),
@@ -71,6 +78,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Status => services::status(&workspace),
         Command::Rabbit { action } => services::rabbit(&workspace, action),
         Command::Test(arguments) => test::run(&workspace, &arguments),
+        Command::Lint => lint::run(&workspace),
+        Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
     }
 }

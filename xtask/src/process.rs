@@ -75,6 +75,11 @@ impl ProcessRef {
         Ok(())
     }
 
+    /// Waits for the process to end; says whether it did.
+    pub(crate) fn ended_within(self, patience: Duration) -> bool {
+        self.wait_for_end(patience).is_ok()
+    }
+
     fn wait_for_end(self, patience: Duration) -> Result<()> {
         let start = Instant::now();
         while self.is_running() {

@@ -145,7 +145,17 @@ impl Workspace {
     /// The files git knows or would add, with this ending, relative to the root and sorted.
     pub(crate) fn files(&self, ending: &str) -> Result<Vec<PathBuf>> {
         let output = Command::new("git")
-            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"])
+            // A clone that belongs to another user, as in many containers, is read all the same.
+            .args([
+                "-c",
+                "safe.directory=*",
+                "ls-files",
+                "-z",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+                "--",
+            ])
             .arg(format!("*{ending}"))
             .current_dir(&self.root)
             .output()

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::demo;
 use crate::register::{Record, Register};
 use crate::workspace::Workspace;
 use rabbitmq::BrokerAction;
@@ -74,6 +75,7 @@ pub(crate) fn down(workspace: &Workspace) -> Result<ExitCode> {
     let _lock = workspace.lock()?;
     let mut register = Register::load(workspace)?;
     let results = [
+        demo::stop_leftovers(workspace),
         pouchdb::down(&mut register).context("pouchdb"),
         rabbitmq::down(&mut register).context("rabbitmq"),
         postgres::down(&mut register).context("postgres"),
@@ -141,4 +143,10 @@ fn ask(port: u16, greeting: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
     let mut answer = vec![0; length];
     stream.read_exact(&mut answer)?;
     Ok(answer)
+}
+
+/// Whether an HTTP server answers this path with success.
+pub(crate) fn http_answers(port: u16, path: &str) -> bool {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    ask(port, request.as_bytes(), 12).is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
 }

@@ -67,10 +67,39 @@ pub(crate) fn down(register: &mut Register) -> Result<()> {
 
 /// Whether the server welcomes a client.
 pub(crate) fn answers(register: &Register) -> bool {
-    register.pouchdb.port.is_some_and(|port| {
-        let request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
-        super::ask(port, request, 12).is_ok_and(|answer| answer == b"HTTP/1.1 200")
-    })
+    register.pouchdb.port.is_some_and(|port| super::http_answers(port, "/"))
+}
+
+/// Deletes a database, if there is one of this name.
+pub(crate) fn drop_database(register: &Register, name: &str) -> Result<()> {
+    let (port, password) = register
+        .pouchdb
+        .endpoint()
+        .context("PouchDB Server was never started")?;
+    let credentials = base64(format!("admin:{password}").as_bytes());
+    let request = format!(
+        "DELETE /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic {credentials}\r\nConnection: close\r\n\r\n"
+    );
+    let answer = super::ask(port, request.as_bytes(), 12).context("PouchDB Server does not answer")?;
+    let status = String::from_utf8_lossy(&answer).into_owned();
+    ensure!(
+        status.ends_with("200") || status.ends_with("404"),
+        "PouchDB Server refuses to delete {name}: {status}"
+    );
+    Ok(())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
 }
 
 fn configuration_text(folder: &Path, port: u16, password: &str) -> Result<String> {
@@ -111,4 +140,23 @@ fn install(workspace: &Workspace) -> Result<PathBuf> {
     }
     ensure!(script.is_file(), "the npm package pouchdb-server brought no server");
     Ok(script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_in_rfc_4648() {
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, encoded) in cases {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
 }
