@@ -28,6 +28,9 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// First reservation for a body whose length is not announced.
 const BODY_RESERVATION: usize = 16 * 1024;
 
+/// How CouchDB's error objects begin.
+const ERROR_OBJECT: &[u8] = br#"{"error":"#;
+
 /// A request, so that it can be sent again.
 pub(crate) struct Request {
     /// Name of the operation in errors, spans and metrics.
@@ -102,15 +105,29 @@ impl Answer {
     }
 }
 
-/// Parses JSON. An end too early means that the body was cut off somewhere on its way.
+/// Parses JSON. An end too early means that the body was cut off somewhere on its way; an error object behind an
+/// unfinished text is what CouchDB sends when it fails in the middle of an answer begun with status 200.
 pub(crate) fn decode<T: DeserializeOwned>(op: &'static str, body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Eof => Error::Truncated { op },
-        category => Error::Malformed {
+    serde_json::from_slice(body).map_err(|error| match (error.classify(), appended_error(body)) {
+        (Category::Eof | Category::Syntax, Some(name)) => Error::Server {
+            op,
+            status: 200,
+            error: Some(name),
+        },
+        (Category::Eof, None) => Error::Truncated { op },
+        (category, _) => Error::Malformed {
             op,
             reason: format!("{category:?} error at line {} column {}", error.line(), error.column()),
         },
     })
+}
+
+/// The name of the error in an error object at the end of a body.
+fn appended_error(body: &[u8]) -> Option<String> {
+    let start = body
+        .windows(ERROR_OBJECT.len())
+        .rposition(|window| window == ERROR_OBJECT)?;
+    server_error_name(&body[start..])
 }
 
 #[derive(Deserialize)]

@@ -86,8 +86,9 @@ enum Start<'a> {
 }
 
 impl Database {
-    /// One page of a view: the rows strictly after the cursor. Rows are never left out or given twice, also where many
-    /// documents share one key and the server does not heed start document ids.
+    /// One page of a view: the rows strictly after the cursor. No row is left out or given twice, also where many documents
+    /// share one key and the server does not heed start document ids (unless documents of that very group are deleted
+    /// meanwhile: then such a server cannot be asked reliably).
     ///
     /// # Errors
     /// [`Error::MissingView`]; [`Error::NoProgress`] if the server gives the same rows whatever it is asked for.

@@ -115,6 +115,16 @@ async fn an_error_at_the_end_of_rows_is_not_an_end_of_rows() {
 }
 
 #[tokio::test]
+async fn an_error_behind_half_an_answer_is_tried_again() {
+    let half = r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"a","_rev":"1-x"}}]}"#;
+    let broken = format!("{half}\n\n{{\"error\":\"timeout\",\"reason\":\"The request could not be processed\"}}\n");
+    let (server, couch) = Imitation::with_faults([Fault::Body(broken)]).start_client().await;
+    let fetched = couch.database("hq").bulk_get(&["a"]).await.unwrap();
+    assert!(matches!(fetched[0].outcome, Outcome::Missing), "{fetched:?}");
+    assert_eq!(server.requests(), 2);
+}
+
+#[tokio::test]
 async fn a_silent_server_times_out() {
     let (_, mut config) = Imitation::with_faults([Fault::Hang]).start().await;
     config.request_timeout = Duration::from_millis(300);
