@@ -28,22 +28,38 @@ impl Attachment {
     /// Like CouchDB, the digest of a text type is that of the gzipped body; `length` stays that of the body itself.
     pub(crate) fn new(content_type: impl Into<String>, data: Bytes) -> Self {
         let content_type = content_type.into();
-        let hash = if is_compressible(&content_type) { Md5::digest(gzip(&data)) } else { Md5::digest(&data) };
+        let hash = if is_compressible(&content_type) {
+            Md5::digest(gzip(&data))
+        } else {
+            Md5::digest(&data)
+        };
         let digest = format!("md5-{}", STANDARD.encode(hash));
-        Self { content_type, data, digest, revpos: 0 }
+        Self {
+            content_type,
+            data,
+            digest,
+            revpos: 0,
+        }
     }
 }
 
 /// CouchDB's default `attachments/compressible_types`.
 fn is_compressible(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.starts_with("text/") || matches!(essence, "application/javascript" | "application/json" | "application/xml")
+    essence.starts_with("text/")
+        || matches!(
+            essence,
+            "application/javascript" | "application/json" | "application/xml"
+        )
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
     // Unwrap safety: writing into a vector has no way to fail; an empty result would only give another digest.
-    encoder.write_all(data).and_then(|()| encoder.finish()).unwrap_or_default()
+    encoder
+        .write_all(data)
+        .and_then(|()| encoder.finish())
+        .unwrap_or_default()
 }
 
 /// An attachment as a writer gives it.
@@ -97,8 +113,12 @@ impl Attachment {
         push_text(&self.content_type, out);
         out.extend_from_slice(format!(",\"revpos\":{},\"digest\":\"{}\",", self.revpos, self.digest).as_bytes());
         match form {
-            AttachmentForm::Stubs => out.extend_from_slice(format!("\"length\":{},\"stub\":true}}", self.data.len()).as_bytes()),
-            AttachmentForm::Follow => out.extend_from_slice(format!("\"length\":{},\"follows\":true}}", self.data.len()).as_bytes()),
+            AttachmentForm::Stubs => {
+                out.extend_from_slice(format!("\"length\":{},\"stub\":true}}", self.data.len()).as_bytes())
+            }
+            AttachmentForm::Follow => {
+                out.extend_from_slice(format!("\"length\":{},\"follows\":true}}", self.data.len()).as_bytes())
+            }
             AttachmentForm::Inline => {
                 out.extend_from_slice(b"\"data\":\"");
                 out.extend_from_slice(STANDARD.encode(&self.data).as_bytes());

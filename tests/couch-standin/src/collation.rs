@@ -195,7 +195,6 @@ mod tests {
     fn punctuation_and_digits_sort_as_icu_root() {
         let sorted = "_ - , ; : ! ? . ' \" ( ) [ ] { } @ * / \\ & # % ` ^ + < = > | ~ $ 0 1 9 a A b B z Z";
         let characters: Vec<Value> = sorted.split(' ').map(|c| json!(c)).collect();
-        assert_eq!(characters.len(), 41 - 1 + 1);
         for pair in characters.windows(2) {
             assert!(encoded(&pair[0]) < encoded(&pair[1]), "{} before {}", pair[0], pair[1]);
         }
@@ -205,9 +204,16 @@ mod tests {
     #[test]
     fn capitals_decide_only_when_all_else_is_equal() {
         for (first, second) in [("aB", "Ab"), ("Ab", "ac"), ("AB", "abc"), ("abc", "abC"), ("a-b", "ab")] {
-            assert!(encoded(&json!(first)) < encoded(&json!(second)), "{first} before {second}");
+            assert!(
+                encoded(&json!(first)) < encoded(&json!(second)),
+                "{first} before {second}"
+            );
         }
-        assert_eq!(encoded(&json!("a\u{0}b")), encoded(&json!("ab")), "control characters are ignored");
+        assert_eq!(
+            encoded(&json!("a\u{0}b")),
+            encoded(&json!("ab")),
+            "control characters are ignored"
+        );
         assert_eq!(encoded(&json!(-0.0)), encoded(&json!(0)));
     }
 
@@ -220,7 +226,10 @@ mod tests {
         for inside in [json!(["demo", "XFormInstance"]), json!(["demo", "XFormInstance", {}])] {
             assert!(low < encoded(&inside) && encoded(&inside) < high);
         }
-        for outside in [json!(["demo", "XFormInstance-Deleted"]), json!(["demo", "XFormError", {}])] {
+        for outside in [
+            json!(["demo", "XFormInstance-Deleted"]),
+            json!(["demo", "XFormError", {}]),
+        ] {
             assert!(encoded(&outside) < low || encoded(&outside) > high);
         }
     }

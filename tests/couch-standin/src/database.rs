@@ -23,7 +23,12 @@ impl Databases {
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
     }
 
     /// Creates a database; false if there is one of that name.
@@ -38,11 +43,18 @@ impl Databases {
 
     pub(crate) fn get_or_create(&self, name: &str) -> Arc<Database> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(name.to_owned()).or_insert_with(|| Arc::new(Database::new(name))))
+        Arc::clone(
+            all.entry(name.to_owned())
+                .or_insert_with(|| Arc::new(Database::new(name))),
+        )
     }
 
     pub(crate) fn drop_database(&self, name: &str) -> bool {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+            .is_some()
     }
 }
 
@@ -97,7 +109,12 @@ impl Database {
     fn new(name: &str) -> Self {
         static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
         let incarnation = INCARNATIONS.fetch_add(1, Ordering::Relaxed);
-        Self { name: name.to_owned(), incarnation, store: RwLock::default(), written: watch::channel(0).0 }
+        Self {
+            name: name.to_owned(),
+            incarnation,
+            store: RwLock::default(),
+            written: watch::channel(0).0,
+        }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Store> {
@@ -181,7 +198,8 @@ impl Store {
             }
             WriteMode::Replicate => {
                 let given = incoming.revision.clone().ok_or(WriteError::NoRevision)?;
-                let order = |deleted: bool, revision: &Revision| (!deleted, revision.order().0, revision.order().1.to_owned());
+                let order =
+                    |deleted: bool, revision: &Revision| (!deleted, revision.order().0, revision.order().1.to_owned());
                 if let Some(current) = &current
                     && order(current.deleted, &current.revision) >= order(incoming.deleted, &given)
                 {
@@ -191,10 +209,15 @@ impl Store {
             }
             WriteMode::Force => incoming.revision.clone(),
         };
-        let shared_id = current.as_ref().map_or_else(|| id.into(), |document| Arc::clone(&document.id));
+        let shared_id = current
+            .as_ref()
+            .map_or_else(|| id.into(), |document| Arc::clone(&document.id));
         let document = incoming
             .into_document(shared_id, current.as_deref(), kept_revision, self.sequence + 1)
-            .map_err(|name| WriteError::MissingStub { id: id.to_owned(), name })?;
+            .map_err(|name| WriteError::MissingStub {
+                id: id.to_owned(),
+                name,
+            })?;
         let document = Arc::new(document);
         self.replace(current.as_deref(), &document);
         Ok(document)
@@ -225,12 +248,14 @@ impl Store {
     fn change_views(&mut self, design_name: &str, design: &Document) {
         let body: Value = serde_json::from_slice(&design.body).unwrap_or_default();
         let wanted: Vec<MapFunction> = match &body["views"] {
-            Value::Object(views) if !design.deleted => {
-                views.keys().filter_map(|view| MapFunction::find(design_name, view)).collect()
-            }
+            Value::Object(views) if !design.deleted => views
+                .keys()
+                .filter_map(|view| MapFunction::find(design_name, view))
+                .collect(),
             _ => Vec::new(),
         };
-        self.views.retain(|view| !view.map().belongs_to(design_name) || wanted.contains(&view.map()));
+        self.views
+            .retain(|view| !view.map().belongs_to(design_name) || wanted.contains(&view.map()));
         for map in wanted {
             if self.view(map).is_none() {
                 let mut view = ViewIndex::new(map);

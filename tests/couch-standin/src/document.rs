@@ -43,7 +43,10 @@ impl Revision {
     }
 
     pub(crate) fn generation(&self) -> u32 {
-        self.0.split_once('-').and_then(|(generation, _)| generation.parse().ok()).unwrap_or(0)
+        self.0
+            .split_once('-')
+            .and_then(|(generation, _)| generation.parse().ok())
+            .unwrap_or(0)
     }
 
     /// What decides between two revisions when both are alive, or both deleted.
@@ -62,7 +65,7 @@ pub(crate) struct Document {
     pub(crate) sequence: u64,
     /// A JSON object without CouchDB's own members.
     pub(crate) body: Box<[u8]>,
-    pub(crate) attachments: Option<Box<BTreeMap<String, Attachment>>>,
+    pub(crate) attachments: BTreeMap<String, Attachment>,
 }
 
 impl Document {
@@ -81,9 +84,9 @@ impl Document {
         if self.deleted {
             out.extend_from_slice(b",\"_deleted\":true");
         }
-        if let Some(attachments) = &self.attachments {
+        if !self.attachments.is_empty() {
             out.extend_from_slice(b",\"_attachments\":{");
-            for (at, (name, attachment)) in attachments.iter().enumerate() {
+            for (at, (name, attachment)) in self.attachments.iter().enumerate() {
                 if at > 0 {
                     out.push(b',');
                 }
@@ -138,18 +141,26 @@ pub(crate) struct Incoming {
 impl Incoming {
     /// A tombstone.
     pub(crate) fn deletion(revision: Option<Revision>) -> Self {
-        Self { revision, deleted: true, body: Box::from(&b"{}"[..]), ..Self::default() }
+        Self {
+            revision,
+            deleted: true,
+            body: Box::from(&b"{}"[..]),
+            ..Self::default()
+        }
     }
 
     /// The same content again, with all its attachments: the start of an edit of one attachment.
     pub(crate) fn again(document: &Document) -> Self {
-        let kept = document.attachments.iter().flat_map(|all| all.keys());
         Self {
             id: Some(document.id.to_string()),
             revision: Some(document.revision.clone()),
             deleted: false,
             body: document.body.clone(),
-            attachments: kept.map(|name| (name.clone(), GivenAttachment::Stub)).collect(),
+            attachments: document
+                .attachments
+                .keys()
+                .map(|name| (name.clone(), GivenAttachment::Stub))
+                .collect(),
         }
     }
 
@@ -198,7 +209,7 @@ impl Incoming {
         kept_revision: Option<Revision>,
         sequence: u64,
     ) -> Result<Document, String> {
-        let old = current.and_then(|document| document.attachments.as_deref());
+        let old = current.map(|document| &document.attachments);
         let generation = match &kept_revision {
             Some(revision) => revision.generation(),
             None => current.map_or(0, |document| document.revision.generation()) + 1,
@@ -206,7 +217,10 @@ impl Incoming {
         let mut attachments = BTreeMap::new();
         for (name, given) in std::mem::take(&mut self.attachments) {
             let attachment = match given {
-                GivenAttachment::Data(attachment) => Attachment { revpos: generation, ..attachment },
+                GivenAttachment::Data(attachment) => Attachment {
+                    revpos: generation,
+                    ..attachment
+                },
                 GivenAttachment::Stub => match old.and_then(|old| old.get(&name)) {
                     Some(kept) => kept.clone(),
                     None => return Err(name),
@@ -216,15 +230,25 @@ impl Incoming {
         }
         let parent = current.map(|document| &document.revision);
         let revision = kept_revision.unwrap_or_else(|| Revision::next(parent, &self, &attachments));
-        let attachments = (!attachments.is_empty()).then(|| Box::new(attachments));
-        Ok(Document { id, revision, deleted: self.deleted, sequence, body: self.body, attachments })
+        Ok(Document {
+            id,
+            revision,
+            deleted: self.deleted,
+            sequence,
+            body: self.body,
+            attachments,
+        })
     }
 }
 
 /// An id that a document may have.
 pub(crate) fn checked_id(id: String) -> Result<String, BadDocument> {
     let reserved = id.strip_prefix("_design/").is_some_and(|name| !name.is_empty());
-    if id.is_empty() || (id.starts_with('_') && !reserved) { Err(BadDocument::Id) } else { Ok(id) }
+    if id.is_empty() || (id.starts_with('_') && !reserved) {
+        Err(BadDocument::Id)
+    } else {
+        Ok(id)
+    }
 }
 
 fn parse_attachments(text: &str) -> Result<BTreeMap<String, GivenAttachment>, BadDocument> {
@@ -342,7 +366,10 @@ mod tests {
         assert_eq!(kind("{\"_foo\":1}"), BadDocument::SpecialMember("foo".to_owned()));
         assert_eq!(kind("{\"_rev\":\"x\"}"), BadDocument::Revision);
         assert_eq!(kind("{\"_id\":\"_x\"}"), BadDocument::Id);
-        assert_eq!(kind("{\"_attachments\":{\"a\":{}}}"), BadDocument::Attachment("a".to_owned()));
+        assert_eq!(
+            kind("{\"_attachments\":{\"a\":{}}}"),
+            BadDocument::Attachment("a".to_owned())
+        );
     }
 
     #[test]

@@ -31,19 +31,28 @@ impl Predicate {
 
     /// Every request of one kind.
     pub fn op(op: OpKind) -> Self {
-        Self { op: Some(op), ..Self::default() }
+        Self {
+            op: Some(op),
+            ..Self::default()
+        }
     }
 
     /// The same, only where the path and query contain a text.
     #[must_use]
     pub fn on(self, path_part: &str) -> Self {
-        Self { path_contains: Some(path_part.to_owned()), ..self }
+        Self {
+            path_contains: Some(path_part.to_owned()),
+            ..self
+        }
     }
 
     fn matches(&self, call: &Call) -> bool {
         self.op.is_none_or(|op| op == call.op)
             && self.method.as_ref().is_none_or(|method| *method == call.method)
-            && self.path_contains.as_ref().is_none_or(|part| call.target.contains(part))
+            && self
+                .path_contains
+                .as_ref()
+                .is_none_or(|part| call.target.contains(part))
     }
 }
 
@@ -151,18 +160,31 @@ pub struct FaultRule {
 impl FaultRule {
     /// A rule that spoils the first matching request.
     pub fn once(matches: Predicate, action: Action) -> Self {
-        Self { matches, skip: 0, times: Times::default(), action }
+        Self {
+            matches,
+            skip: 0,
+            times: Times::default(),
+            action,
+        }
     }
 
     /// A rule that spoils every matching request.
     pub fn always(matches: Predicate, action: Action) -> Self {
-        Self { matches, skip: 0, times: Times::Always, action }
+        Self {
+            matches,
+            skip: 0,
+            times: Times::Always,
+            action,
+        }
     }
 
     /// The same rule for so many requests.
     #[must_use]
     pub fn times(self, count: u32) -> Self {
-        Self { times: Times::Count(count), ..self }
+        Self {
+            times: Times::Count(count),
+            ..self
+        }
     }
 
     /// The same rule after so many requests went through.
@@ -247,7 +269,13 @@ impl FaultHandle {
         let mut rules = self.rules();
         rules.last_id += 1;
         let id = RuleId(rules.last_id);
-        rules.active.push(ActiveRule { id, rule, seen: 0, hits: watch::channel(0).0, released: watch::channel(false).0 });
+        rules.active.push(ActiveRule {
+            id,
+            rule,
+            seen: 0,
+            hits: watch::channel(0).0,
+            released: watch::channel(false).0,
+        });
         id
     }
 
@@ -277,19 +305,32 @@ impl FaultHandle {
     /// The rules that were added and not removed, oldest first, used up or not.
     pub fn list(&self) -> Vec<RuleState> {
         let rules = self.rules();
-        let state = |rule: &ActiveRule| RuleState { id: rule.id, rule: rule.rule.clone(), hits: *rule.hits.borrow() };
+        let state = |rule: &ActiveRule| RuleState {
+            id: rule.id,
+            rule: rule.rule.clone(),
+            hits: *rule.hits.borrow(),
+        };
         rules.active.iter().map(state).collect()
     }
 
     /// How many requests a rule has spoilt; 0 for a rule that is gone.
     pub fn hits(&self, id: RuleId) -> u32 {
-        self.rules().active.iter().find(|rule| rule.id == id).map_or(0, |rule| *rule.hits.borrow())
+        self.rules()
+            .active
+            .iter()
+            .find(|rule| rule.id == id)
+            .map_or(0, |rule| *rule.hits.borrow())
     }
 
     /// Waits until a rule has met so many requests: for a `Hold`, until they stand before it. False if the rule is
     /// gone before that.
     pub async fn reached(&self, id: RuleId, hits: u32) -> bool {
-        let receiver = self.rules().active.iter().find(|rule| rule.id == id).map(|rule| rule.hits.subscribe());
+        let receiver = self
+            .rules()
+            .active
+            .iter()
+            .find(|rule| rule.id == id)
+            .map(|rule| rule.hits.subscribe());
         match receiver {
             Some(mut receiver) => receiver.wait_for(|seen| *seen >= hits).await.is_ok(),
             None => false,
@@ -303,7 +344,10 @@ impl FaultHandle {
             rule.seen = rule.seen.saturating_add(1);
             if rule.is_due() {
                 rule.hits.send_modify(|hits| *hits += 1);
-                return Some(Fault { action: rule.rule.action, released: rule.released.subscribe() });
+                return Some(Fault {
+                    action: rule.rule.action,
+                    released: rule.released.subscribe(),
+                });
             }
         }
         None
@@ -325,10 +369,19 @@ mod tests {
     #[test]
     fn rules_are_spent_in_order() {
         let faults = FaultHandle::default();
-        let first = faults.add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Refuse).after(1).times(2));
+        let first = faults.add(
+            FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Refuse)
+                .after(1)
+                .times(2),
+        );
         let second = faults.add(FaultRule::always(Predicate::op(OpKind::BulkGet), Action::Junk));
-        let seen: Vec<Action> = (0..5).map(|_| faults.meet(&call("POST", "/db/_bulk_get")).unwrap().action).collect();
-        assert_eq!(seen, [Action::Junk, Action::Refuse, Action::Refuse, Action::Junk, Action::Junk]);
+        let seen: Vec<Action> = (0..5)
+            .map(|_| faults.meet(&call("POST", "/db/_bulk_get")).unwrap().action)
+            .collect();
+        assert_eq!(
+            seen,
+            [Action::Junk, Action::Refuse, Action::Refuse, Action::Junk, Action::Junk]
+        );
         assert_eq!((faults.hits(first), faults.hits(second)), (2, 3));
         assert!(faults.meet(&call("GET", "/db/_changes")).is_none());
         assert!(faults.remove(second) && !faults.remove(second));
@@ -343,7 +396,10 @@ mod tests {
         assert!(!matches(&put, "PUT", "/commcarehq/x"));
         assert!(!matches(&put, "GET", "/commcarehq__domains/x"));
         assert!(matches(&Predicate::any(), "GET", "/"));
-        let head = Predicate { method: Some("HEAD".to_owned()), ..Predicate::any() };
+        let head = Predicate {
+            method: Some("HEAD".to_owned()),
+            ..Predicate::any()
+        };
         assert!(matches(&head, "HEAD", "/db") && !matches(&head, "GET", "/db"));
     }
 
@@ -355,8 +411,14 @@ mod tests {
             "action": {"reject": {"status": 429, "retry_after": 2}},
         }))
         .unwrap();
-        let reject = Action::Reject { status: 429, retry_after: Some(2) };
-        assert_eq!(rule, FaultRule::always(Predicate::op(OpKind::ViewPage).on("limit"), reject));
+        let reject = Action::Reject {
+            status: 429,
+            retry_after: Some(2),
+        };
+        assert_eq!(
+            rule,
+            FaultRule::always(Predicate::op(OpKind::ViewPage).on("limit"), reject)
+        );
         let actions = [
             (json!("fail_after_write"), Action::FailAfterWrite),
             (json!("hold"), Action::Hold),

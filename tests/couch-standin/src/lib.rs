@@ -50,7 +50,9 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,7 +69,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { bind: (Ipv4Addr::LOCALHOST, 0).into(), auth: None, databases: Databases::default() }
+        Self {
+            bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            auth: None,
+            databases: Databases::default(),
+        }
     }
 }
 
@@ -82,7 +88,12 @@ impl StandIn {
     /// When the address cannot be bound.
     pub async fn start(options: Options) -> std::io::Result<Running> {
         let Options { bind, auth, databases } = options;
-        let app = App { databases, credentials: auth, faults: FaultHandle::default(), requests: RequestLog::default() };
+        let app = App {
+            databases,
+            credentials: auth,
+            faults: FaultHandle::default(),
+            requests: RequestLog::default(),
+        };
         let app = Arc::new(app);
         let server = Server::start(bind, http::router(Arc::clone(&app))).await?;
         Ok(Running { app, server })
@@ -194,7 +205,11 @@ impl Running {
     ///
     /// # Errors
     /// At the first document that cannot be read; those before it stay.
-    pub fn load<D: IntoJson>(&self, database: &str, documents: impl IntoIterator<Item = D>) -> Result<usize, LoadError> {
+    pub fn load<D: IntoJson>(
+        &self,
+        database: &str,
+        documents: impl IntoIterator<Item = D>,
+    ) -> Result<usize, LoadError> {
         let database = self.app.databases.get_or_create(database);
         let mut count = 0;
         for document in documents {
@@ -202,7 +217,9 @@ impl Running {
             let incoming = Incoming::parse(&document.into_json());
             let incoming = incoming.map_err(|reason| LoadError::Document { number: count, reason })?;
             let id = incoming.id.clone().ok_or(LoadError::NoId { number: count })?;
-            database.write(&id, incoming, WriteMode::Force).map_err(|error| stub_error(error, &id))?;
+            database
+                .write(&id, incoming, WriteMode::Force)
+                .map_err(|error| stub_error(error, &id))?;
         }
         Ok(count)
     }
@@ -217,15 +234,26 @@ impl Running {
 
     /// A document as it is now, with `_id` and `_rev`; none if it is absent or deleted.
     pub fn get(&self, database: &str, id: &str) -> Option<Value> {
-        let document = self.app.databases.get(database)?.get(id).filter(|document| !document.deleted)?;
+        let document = self
+            .app
+            .databases
+            .get(database)?
+            .get(id)
+            .filter(|document| !document.deleted)?;
         serde_json::from_slice(&document.to_json(AttachmentForm::Stubs)).ok()
     }
 
     /// Ids of all documents that are there, design documents included, in the order of their bytes.
     pub fn ids(&self, database: &str) -> Vec<String> {
-        let Some(database) = self.app.databases.get(database) else { return Vec::new() };
+        let Some(database) = self.app.databases.get(database) else {
+            return Vec::new();
+        };
         let store = database.read();
-        store.alive.range(0..store.alive.len()).map(|(id, _)| id.to_string()).collect()
+        store
+            .alive
+            .range(0..store.alive.len())
+            .map(|(id, _)| id.to_string())
+            .collect()
     }
 
     /// Replaces or creates a document, whatever its revision, and returns the new revision.
@@ -238,13 +266,17 @@ impl Running {
         incoming.revision = None;
         let id = incoming.id.clone().ok_or(LoadError::NoId { number: 1 })?;
         let database = self.app.databases.get_or_create(database);
-        let written = database.write(&id, incoming, WriteMode::Force).map_err(|error| stub_error(error, &id))?;
+        let written = database
+            .write(&id, incoming, WriteMode::Force)
+            .map_err(|error| stub_error(error, &id))?;
         Ok(written.revision.as_str().to_owned())
     }
 
     /// Deletes a document, leaving a tombstone. False if there was none.
     pub fn delete(&self, database: &str, id: &str) -> bool {
-        let Some(database) = self.app.databases.get(database) else { return false };
+        let Some(database) = self.app.databases.get(database) else {
+            return false;
+        };
         let is_there = database.get(id).is_some_and(|document| !document.deleted);
         is_there && database.write(id, Incoming::deletion(None), WriteMode::Force).is_ok()
     }
@@ -261,14 +293,20 @@ impl Running {
         content_type: &str,
         data: impl Into<bytes::Bytes>,
     ) -> Result<(), LoadError> {
-        let found = self.app.databases.get(database).ok_or_else(|| LoadError::Absent(database.to_owned()))?;
+        let found = self
+            .app
+            .databases
+            .get(database)
+            .ok_or_else(|| LoadError::Absent(database.to_owned()))?;
         let document = found.get(id).filter(|document| !document.deleted);
         let document = document.ok_or_else(|| LoadError::Absent(id.to_owned()))?;
         let mut incoming = Incoming::again(&document);
         incoming.revision = None;
         let given = GivenAttachment::Data(Attachment::new(content_type, data.into()));
         incoming.attachments.insert(name.to_owned(), given);
-        found.write(id, incoming, WriteMode::Force).map_err(|error| stub_error(error, id))?;
+        found
+            .write(id, incoming, WriteMode::Force)
+            .map_err(|error| stub_error(error, id))?;
         Ok(())
     }
 

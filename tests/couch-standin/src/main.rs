@@ -11,14 +11,22 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// An in-memory server that speaks the part of CouchDB's protocol that the migration uses.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example: couch-standin --listen 127.0.0.1:5984 --create commcarehq --load-ndjson commcarehq=forms.ndjson")]
+#[command(
+    version,
+    after_help = "Example: couch-standin --listen 127.0.0.1:5984 --create commcarehq --load-ndjson commcarehq=forms.ndjson"
+)]
 struct Arguments {
     /// Where to listen; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 
     /// Name and password that every request must carry; better given by the environment than on the command line
-    #[arg(long, value_name = "USER:PASSWORD", env = "COUCH_STANDIN_AUTH", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "USER:PASSWORD",
+        env = "COUCH_STANDIN_AUTH",
+        hide_env_values = true
+    )]
     auth: Option<String>,
 
     /// Database to create, with the design documents of both views; may be repeated
@@ -34,9 +42,13 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let auth = arguments.auth.as_deref().map(parse_credentials).transpose()?;
-    let running = StandIn::start(Options { bind: arguments.listen, auth, ..Options::default() })
-        .await
-        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let running = StandIn::start(Options {
+        bind: arguments.listen,
+        auth,
+        ..Options::default()
+    })
+    .await
+    .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     for source in &arguments.load_ndjson {
         let count = load(&running, source)?;
         eprintln!("{count} documents from {source}");
@@ -56,13 +68,18 @@ async fn main() -> anyhow::Result<()> {
 
 fn parse_credentials(text: &str) -> anyhow::Result<Credentials> {
     match text.split_once(':') {
-        Some((user, password)) => Ok(Credentials { user: user.to_owned(), password: password.to_owned() }),
+        Some((user, password)) => Ok(Credentials {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        }),
         None => bail!("--auth wants USER:PASSWORD"),
     }
 }
 
 fn load(running: &Running, source: &str) -> anyhow::Result<usize> {
-    let Some((database, path)) = source.split_once('=') else { bail!("--load-ndjson wants DATABASE=FILE, not {source}") };
+    let Some((database, path)) = source.split_once('=') else {
+        bail!("--load-ndjson wants DATABASE=FILE, not {source}")
+    };
     let input: Box<dyn Read> = match path {
         "-" => Box::new(std::io::stdin()),
         path => Box::new(File::open(path).with_context(|| format!("cannot open {path}"))?),
@@ -72,7 +89,9 @@ fn load(running: &Running, source: &str) -> anyhow::Result<usize> {
     let documents = lines
         .map_while(|line| line.map_err(|error| failure = Some(error)).ok())
         .filter(|line| !line.trim_ascii().is_empty());
-    let count = running.load(database, documents).with_context(|| format!("loading {path}"))?;
+    let count = running
+        .load(database, documents)
+        .with_context(|| format!("loading {path}"))?;
     match failure {
         Some(error) => Err(error).with_context(|| format!("reading {path}")),
         None => Ok(count),

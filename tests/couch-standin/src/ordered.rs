@@ -18,7 +18,10 @@ pub(crate) struct OrderedIndex<K, V> {
 
 impl<K, V> Default for OrderedIndex<K, V> {
     fn default() -> Self {
-        Self { blocks: Vec::new(), len: 0 }
+        Self {
+            blocks: Vec::new(),
+            len: 0,
+        }
     }
 }
 
@@ -34,7 +37,9 @@ impl<K: Ord, V> OrderedIndex<K, V> {
         K: Borrow<Q>,
         Q: Ord + ?Sized,
     {
-        let block = self.blocks.partition_point(|entries| entries.last().is_some_and(|(last, _)| last.borrow() < key));
+        let block = self
+            .blocks
+            .partition_point(|entries| entries.last().is_some_and(|(last, _)| last.borrow() < key));
         let place = match self.blocks.get(block) {
             Some(entries) => entries.binary_search_by(|(candidate, _)| candidate.borrow().cmp(key)),
             None => Err(0),
@@ -95,7 +100,7 @@ impl<K: Ord, V> OrderedIndex<K, V> {
         Q: Ord + ?Sized,
     {
         let (block, place) = self.find(key);
-        Some(&self.blocks[block][place.ok()?].1)
+        place.ok().map(|place| &self.blocks[block][place].1)
     }
 
     /// How many keys are smaller than `key`.
@@ -115,7 +120,11 @@ impl<K: Ord, V> OrderedIndex<K, V> {
         let start = ranks.start.min(end);
         let (first_block, first_place) = self.locate(start);
         let (last_block, last_place) = self.locate(end);
-        let blocks = if start == end { 0..0 } else { first_block..(last_block + 1).min(self.blocks.len()) };
+        let blocks = if start == end {
+            0..0
+        } else {
+            first_block..(last_block + 1).min(self.blocks.len())
+        };
         let base = blocks.start;
         self.blocks[blocks].iter().enumerate().flat_map(move |(at, entries)| {
             let block = base + at;
@@ -181,7 +190,10 @@ mod tests {
             down.insert(4999 - number, ());
         }
         for index in [&up, &down] {
-            assert_eq!(index.range(0..usize::MAX).map(|(key, ())| *key).collect::<Vec<_>>(), (0..5000).collect::<Vec<_>>());
+            assert_eq!(
+                index.range(0..usize::MAX).map(|(key, ())| *key).collect::<Vec<_>>(),
+                (0..5000).collect::<Vec<_>>()
+            );
             assert_eq!(index.rank(&1234), 1234);
             assert!(index.get(&5000).is_none());
         }

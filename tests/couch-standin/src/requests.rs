@@ -46,7 +46,11 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(method: &str, target: &str) -> Self {
-        Self { op: classify(method, target), method: method.to_owned(), target: target.to_owned() }
+        Self {
+            op: classify(method, target),
+            method: method.to_owned(),
+            target: target.to_owned(),
+        }
     }
 }
 

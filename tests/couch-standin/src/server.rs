@@ -33,7 +33,11 @@ impl Server {
         let address = listener.local_addr()?;
         let stopping = CancellationToken::new();
         let accepting = tokio::spawn(accept(listener, router, stopping.clone()));
-        Ok(Self { address, stopping, accepting })
+        Ok(Self {
+            address,
+            stopping,
+            accepting,
+        })
     }
 
     /// Accepts nothing more and lets the answers under way finish.
@@ -91,4 +95,3 @@ fn serve(stream: TcpStream, router: Router, stopping: CancellationToken) -> impl
         }
     }
 }
-

@@ -84,9 +84,21 @@ impl MapFunction {
 
     /// The keys a document is found under.
     fn keys(self, document: &Document) -> Vec<Value> {
-        let Ok(members) = members(&document.body) else { return Vec::new() };
-        let member = |name: &str| members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value);
-        let parse = |name: &str| member(name).and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or(Value::Null);
+        let Ok(members) = members(&document.body) else {
+            return Vec::new();
+        };
+        let member = |name: &str| {
+            members
+                .iter()
+                .rev()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| *value)
+        };
+        let parse = |name: &str| {
+            member(name)
+                .and_then(|value| serde_json::from_str(value.get()).ok())
+                .unwrap_or(Value::Null)
+        };
         match self {
             Self::ByDomainDocTypeDate => {
                 let domain = parse("domain");
@@ -131,7 +143,12 @@ pub fn design_documents() -> Vec<Value> {
 fn date_member(doc_type: &str, is_built_copy: bool) -> Option<&'static str> {
     match doc_type {
         "CommCareCase" | "CommCareCase-Deleted" => Some("opened_on"),
-        "XFormInstance" | "XFormInstance-Deleted" | "XFormError" | "XFormDuplicate" | "XFormDeprecated" | "XFormArchived"
+        "XFormInstance"
+        | "XFormInstance-Deleted"
+        | "XFormError"
+        | "XFormDuplicate"
+        | "XFormDeprecated"
+        | "XFormArchived"
         | "SubmissionErrorLog" => Some("received_on"),
         "CommCareUser" | "WebUser" => Some("created_on"),
         "MessageLog" | "CallLog" | "SMSLog" | "EventLog" => Some("date"),
@@ -160,7 +177,11 @@ fn collect_cases<'a>(node: &'a Value, cases: &mut BTreeSet<&'a str>) {
         Value::Array(items) => items.iter().for_each(|item| collect_cases(item, cases)),
         Value::Object(object) if object.get("@xmlns").and_then(Value::as_str) != Some(DEVICE_LOG) => {
             for (name, value) in object {
-                if name == "case" { collect_blocks(value, cases) } else { collect_cases(value, cases) }
+                if name == "case" {
+                    collect_blocks(value, cases)
+                } else {
+                    collect_cases(value, cases)
+                }
             }
         }
         _ => {}
@@ -196,7 +217,10 @@ pub(crate) struct ViewIndex {
 
 impl ViewIndex {
     pub(crate) fn new(map: MapFunction) -> Self {
-        Self { map, rows: OrderedIndex::default() }
+        Self {
+            map,
+            rows: OrderedIndex::default(),
+        }
     }
 
     pub(crate) fn map(&self) -> MapFunction {
@@ -205,7 +229,10 @@ impl ViewIndex {
 
     pub(crate) fn add(&mut self, document: &Arc<Document>) {
         for key in self.map.keys(document) {
-            let row = ViewRow { key: key.to_string().into(), document: Arc::clone(document) };
+            let row = ViewRow {
+                key: key.to_string().into(),
+                document: Arc::clone(document),
+            };
             self.rows.insert(row_key(&key, &document.id), row);
         }
     }
@@ -279,22 +306,50 @@ mod tests {
     #[test]
     fn the_date_of_the_key_depends_on_the_type() {
         let cases = [
-            (json!({"_id": "1", "domain": "d", "doc_type": "XFormInstance", "received_on": "r"}), json!([["d", "XFormInstance", "r"]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "CommCareCase-Deleted", "opened_on": "o"}), json!([["d", "CommCareCase-Deleted", "o"]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "CommCareCase"}), json!([["d", "CommCareCase", null]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "HQSubmission", "received_on": "r"}), json!([["d", "HQSubmission", null]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "WebUser", "created_on": "c"}), json!([["d", "WebUser", "c"]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "SMSLog", "date": 5}), json!([["d", "SMSLog", 5]])),
-            (json!({"_id": "1", "domain": "d", "doc_type": "Application", "built_on": "b"}), json!([["d", "Application", null]])),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "XFormInstance", "received_on": "r"}),
+                json!([["d", "XFormInstance", "r"]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "CommCareCase-Deleted", "opened_on": "o"}),
+                json!([["d", "CommCareCase-Deleted", "o"]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "CommCareCase"}),
+                json!([["d", "CommCareCase", null]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "HQSubmission", "received_on": "r"}),
+                json!([["d", "HQSubmission", null]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "WebUser", "created_on": "c"}),
+                json!([["d", "WebUser", "c"]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "SMSLog", "date": 5}),
+                json!([["d", "SMSLog", 5]]),
+            ),
+            (
+                json!({"_id": "1", "domain": "d", "doc_type": "Application", "built_on": "b"}),
+                json!([["d", "Application", null]]),
+            ),
             (
                 json!({"_id": "1", "domain": "d", "doc_type": "RemoteApp-Deleted", "built_on": "b", "copy_of": "a"}),
                 json!([["d", "RemoteApp-Deleted", "b"]]),
             ),
-            (json!({"_id": "1", "domain": "", "doc_type": "XFormInstance"}), json!([])),
+            (
+                json!({"_id": "1", "domain": "", "doc_type": "XFormInstance"}),
+                json!([]),
+            ),
             (json!({"_id": "1", "doc_type": "XFormInstance"}), json!([])),
         ];
         for (doc, keys) in cases {
-            assert_eq!(json!(MapFunction::ByDomainDocTypeDate.keys(&document(&doc))), keys, "{doc}");
+            assert_eq!(
+                json!(MapFunction::ByDomainDocTypeDate.keys(&document(&doc))),
+                keys,
+                "{doc}"
+            );
         }
     }
 
@@ -307,7 +362,9 @@ mod tests {
             "Case": {"@case_id": "wrong name"},
         });
         let keys = |doc_type: &str| {
-            MapFunction::FormCaseIndex.keys(&document(&json!({"_id": "f", "doc_type": doc_type, "problem": "x", "form": form})))
+            MapFunction::FormCaseIndex.keys(&document(
+                &json!({"_id": "f", "doc_type": doc_type, "problem": "x", "form": form}),
+            ))
         };
         assert_eq!(json!(keys("XFormInstance")), json!([["c1", "f"], ["c2", "f"]]));
         assert!(keys("XFormError").is_empty());

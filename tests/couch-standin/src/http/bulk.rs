@@ -29,13 +29,18 @@ struct BulkDocs<'a> {
 pub(crate) async fn bulk_docs(State(app): Shared, Path(name): Path<String>, body: Bytes) -> Result<Response, ApiError> {
     let database = app.database(&name)?;
     let request: BulkDocs<'_> = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
-    let docs = request.docs.ok_or_else(|| ApiError::bad_request("POST body must include `docs` parameter."))?;
+    let docs = request
+        .docs
+        .ok_or_else(|| ApiError::bad_request("POST body must include `docs` parameter."))?;
     let is_edit = request.new_edits.unwrap_or(true);
     let mut results = Vec::with_capacity(docs.len());
     for doc in &docs {
         // As in CouchDB, one document that cannot be read fails the request; those before it are not undone here.
         let incoming = Incoming::parse(doc.get().as_bytes())?;
-        let id = incoming.id.clone().unwrap_or_else(|| new_id(&incoming, database.read().sequence));
+        let id = incoming
+            .id
+            .clone()
+            .unwrap_or_else(|| new_id(&incoming, database.read().sequence));
         let mode = if is_edit { WriteMode::Edit } else { WriteMode::Replicate };
         match database.write(&id, incoming, mode) {
             Ok(document) if is_edit => {
@@ -50,12 +55,19 @@ pub(crate) async fn bulk_docs(State(app): Shared, Path(name): Path<String>, body
         }
     }
     let mut response = json_reply(StatusCode::CREATED, &Value::Array(results));
-    response.extensions_mut().insert(Served { rows: docs.len(), documents: docs.len() });
+    response.extensions_mut().insert(Served {
+        rows: docs.len(),
+        documents: docs.len(),
+    });
     Ok(response)
 }
 
 fn unreadable(error: &serde_json::Error) -> ApiError {
-    ApiError::bad_request(if error.is_data() { "Request body must be a JSON object" } else { "invalid UTF-8 JSON" })
+    ApiError::bad_request(if error.is_data() {
+        "Request body must be a JSON object"
+    } else {
+        "invalid UTF-8 JSON"
+    })
 }
 
 #[derive(Deserialize)]
@@ -83,8 +95,13 @@ impl Found {
         match (document, wanted.rev) {
             // Without a revision CouchDB opens what stands at the leaves, tombstones too.
             (Some(document), None) => Self::Document(Arc::clone(document)),
-            (Some(document), Some(revision)) if document.revision.as_str() == revision => Self::Document(Arc::clone(document)),
-            (_, revision) => Self::Missing { id, revision: revision.unwrap_or_else(|| "undefined".to_owned()) },
+            (Some(document), Some(revision)) if document.revision.as_str() == revision => {
+                Self::Document(Arc::clone(document))
+            }
+            (_, revision) => Self::Missing {
+                id,
+                revision: revision.unwrap_or_else(|| "undefined".to_owned()),
+            },
         }
     }
 
@@ -117,15 +134,33 @@ pub(crate) async fn bulk_get(
 ) -> Result<Response, ApiError> {
     let database: Arc<Database> = app.database(&name)?;
     let is_inline = Params::from_query(query.as_deref())?.flag("attachments")? == Some(true);
-    let form = if is_inline { AttachmentForm::Inline } else { AttachmentForm::Stubs };
+    let form = if is_inline {
+        AttachmentForm::Inline
+    } else {
+        AttachmentForm::Stubs
+    };
     let request: BulkGet = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
-    let wanted = request.docs.ok_or_else(|| ApiError::bad_request("Missing JSON list of 'docs'."))?;
+    let wanted = request
+        .docs
+        .ok_or_else(|| ApiError::bad_request("Missing JSON list of 'docs'."))?;
     let rows: Vec<Found> = {
         let store = database.read();
-        wanted.into_iter().map(|wanted| Found::look_up(&store, wanted)).collect()
+        wanted
+            .into_iter()
+            .map(|wanted| Found::look_up(&store, wanted))
+            .collect()
     };
     let documents = rows.iter().filter(|row| matches!(row, Found::Document(_))).count();
-    let served = Served { rows: rows.len(), documents };
+    let served = Served {
+        rows: rows.len(),
+        documents,
+    };
     let render = move |row: &Found, out: &mut Vec<u8>| row.render(form, out);
-    Ok(RowList { head: b"{\"results\":[".to_vec(), rows, render, tail: b"]}\n".to_vec() }.reply(served))
+    Ok(RowList {
+        head: b"{\"results\":[".to_vec(),
+        rows,
+        render,
+        tail: b"]}\n".to_vec(),
+    }
+    .reply(served))
 }

@@ -57,9 +57,9 @@ impl ChangesQuery {
         let since = match params.text(&["since", "last-event-id"]).as_deref() {
             None => 0,
             Some("now") => database.read().sequence,
-            Some(text) => database.sequence_of(text).ok_or_else(|| {
-                ApiError::bad_request("Malformed sequence supplied in 'since' parameter.")
-            })?,
+            Some(text) => database
+                .sequence_of(text)
+                .ok_or_else(|| ApiError::bad_request("Malformed sequence supplied in 'since' parameter."))?,
         };
         let feed = match params.text(&["feed"]).as_deref() {
             None | Some("normal") => Feed::Normal,
@@ -75,7 +75,9 @@ impl ChangesQuery {
             Some("true") => Some(DEFAULT_WAIT),
             Some(text) => Some(milliseconds(text)?),
         };
-        let timeout = params.text(&["timeout"]).map_or(Ok(DEFAULT_WAIT), |text| milliseconds(&text))?;
+        let timeout = params
+            .text(&["timeout"])
+            .map_or(Ok(DEFAULT_WAIT), |text| milliseconds(&text))?;
         let is_inline = params.flag("attachments")? == Some(true);
         Ok(Self {
             since,
@@ -85,7 +87,11 @@ impl ChangesQuery {
             feed,
             shape: Shape {
                 include_docs: params.flag("include_docs")?.unwrap_or(false),
-                attachments: if is_inline { AttachmentForm::Inline } else { AttachmentForm::Stubs },
+                attachments: if is_inline {
+                    AttachmentForm::Inline
+                } else {
+                    AttachmentForm::Stubs
+                },
                 interval: params.count("seq_interval")?.unwrap_or(1).max(1),
             },
             timeout,
@@ -95,7 +101,11 @@ impl ChangesQuery {
 }
 
 fn not_implemented(what: &str) -> ApiError {
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", format!("the stand-in does not have {what}"))
+    ApiError::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "not_implemented",
+        format!("the stand-in does not have {what}"),
+    )
 }
 
 fn milliseconds(text: &str) -> Result<Duration, ApiError> {
@@ -121,9 +131,19 @@ fn read(database: &Database, since: u64, limit: usize, descending: bool) -> Read
     let ranks = store.changes.rank(&(since + 1))..store.changes.len();
     let count = ranks.len().min(limit);
     let pending = ranks.len() - count;
-    let change = |(number, (_, document)): (usize, &(u64, Arc<Document>))| Change { number, document: Arc::clone(document) };
+    let change = |(number, (_, document)): (usize, &(u64, Arc<Document>))| Change {
+        number,
+        document: Arc::clone(document),
+    };
     let changes: Vec<Change> = if descending {
-        store.changes.range(ranks).rev().take(count).enumerate().map(change).collect()
+        store
+            .changes
+            .range(ranks)
+            .rev()
+            .take(count)
+            .enumerate()
+            .map(change)
+            .collect()
     } else {
         store.changes.range(ranks).take(count).enumerate().map(change).collect()
     };
@@ -158,7 +178,11 @@ fn render(change: &Change, database: &Database, shape: Shape, out: &mut Vec<u8>)
 }
 
 fn tail(database: &Database, last: u64, pending: usize) -> Vec<u8> {
-    format!("\n],\n\"last_seq\":\"{}\",\"pending\":{pending}}}\n", database.sequence_text(last)).into_bytes()
+    format!(
+        "\n],\n\"last_seq\":\"{}\",\"pending\":{pending}}}\n",
+        database.sequence_text(last)
+    )
+    .into_bytes()
 }
 
 pub(crate) async fn changes(
@@ -175,10 +199,19 @@ pub(crate) async fn changes(
     }
     let Read { changes, last, pending } = read(&database, query.since, query.limit, query.descending);
     let documents = if query.shape.include_docs { changes.len() } else { 0 };
-    let served = Served { rows: changes.len(), documents };
+    let served = Served {
+        rows: changes.len(),
+        documents,
+    };
     let tail = tail(&database, last, pending);
     let render = move |change: &Change, out: &mut Vec<u8>| render(change, &database, query.shape, out);
-    Ok(RowList { head: b"{\"results\":[\n".to_vec(), rows: changes, render, tail }.reply(served))
+    Ok(RowList {
+        head: b"{\"results\":[\n".to_vec(),
+        rows: changes,
+        render,
+        tail,
+    }
+    .reply(served))
 }
 
 /// A feed that waits for writes.
@@ -197,7 +230,15 @@ impl LiveFeed {
     fn new(database: Arc<Database>, query: ChangesQuery) -> Self {
         let written = database.watch();
         let deadline = Instant::now() + query.timeout;
-        Self { database, query, written, deadline, sent: 0, is_begun: false, is_ended: false }
+        Self {
+            database,
+            query,
+            written,
+            deadline,
+            sent: 0,
+            is_begun: false,
+            is_ended: false,
+        }
     }
 
     fn reply(self) -> Response {
@@ -206,7 +247,9 @@ impl LiveFeed {
             Some((Ok::<_, Infallible>(piece), feed))
         });
         let mut response = Response::new(Body::from_stream(pieces));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
 
@@ -249,7 +292,10 @@ impl LiveFeed {
             if is_longpoll && at > 0 {
                 piece.extend_from_slice(b",\n");
             }
-            let change = Change { number: self.sent + at, document: Arc::clone(&change.document) };
+            let change = Change {
+                number: self.sent + at,
+                document: Arc::clone(&change.document),
+            };
             render(&change, &self.database, self.query.shape, &mut piece);
             if !is_longpoll {
                 piece.push(b'\n');

@@ -45,5 +45,12 @@ pub(crate) async fn release_fault(State(app): Shared, Path(rule): Path<u64>) -> 
 }
 
 fn done(is_found: bool) -> Response {
-    json_reply(if is_found { StatusCode::OK } else { StatusCode::NOT_FOUND }, &json!({"ok": is_found}))
+    json_reply(
+        if is_found {
+            StatusCode::OK
+        } else {
+            StatusCode::NOT_FOUND
+        },
+        &json!({"ok": is_found}),
+    )
 }

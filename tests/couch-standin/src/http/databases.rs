@@ -10,7 +10,10 @@ use super::reply::{ApiError, json_reply};
 
 pub(crate) async fn welcome() -> Response {
     let vendor = json!({"name": "CouchDB stand-in", "version": env!("CARGO_PKG_VERSION")});
-    json_reply(StatusCode::OK, &json!({"couchdb": "Welcome", "version": "3.4.3", "features": [], "vendor": vendor}))
+    json_reply(
+        StatusCode::OK,
+        &json!({"couchdb": "Welcome", "version": "3.4.3", "features": [], "vendor": vendor}),
+    )
 }
 
 pub(crate) async fn up() -> Response {

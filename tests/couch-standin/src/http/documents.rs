@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::json;
 
-use super::reply::{ApiError, json_reply, text_reply};
 use super::query::Params;
+use super::reply::{ApiError, json_reply, text_reply};
 use super::{App, Shared};
 use crate::attachment::{Attachment, AttachmentForm, GivenAttachment, push_text};
 use crate::database::WriteMode;
@@ -46,7 +46,7 @@ fn read(app: &App, name: &str, id: &str, query: Option<&str>, headers: &HeaderMa
     let served = Served { rows: 1, documents: 1 };
     let mut response = if !has_attachments {
         text_reply(document.to_json(AttachmentForm::Stubs), served)
-    } else if document.attachments.is_some() && accepts_multipart(headers) {
+    } else if !document.attachments.is_empty() && accepts_multipart(headers) {
         multipart(&document, served)
     } else {
         text_reply(document.to_json(AttachmentForm::Inline), served)
@@ -72,25 +72,37 @@ fn etag(document: &Document) -> Option<HeaderValue> {
 
 /// CouchDB prefers multipart wherever the client takes it, and so does one that says nothing.
 fn accepts_multipart(headers: &HeaderMap) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) else { return true };
-    let types = accept.split(',').map(|item| item.split(';').next().unwrap_or_default().trim());
-    types.into_iter().any(|accepted| matches!(accepted, "*/*" | "multipart/*" | "multipart/related"))
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) else {
+        return true;
+    };
+    let types = accept
+        .split(',')
+        .map(|item| item.split(';').next().unwrap_or_default().trim());
+    types
+        .into_iter()
+        .any(|accepted| matches!(accepted, "*/*" | "multipart/*" | "multipart/related"))
 }
 
 fn multipart(document: &Document, served: Served) -> Response {
     let mut body = format!("--{BOUNDARY}\r\nContent-Type: application/json\r\n\r\n").into_bytes();
     document.render(AttachmentForm::Follow, &mut body);
-    for (name, attachment) in document.attachments.iter().flat_map(|all| all.iter()) {
+    for (name, attachment) in &document.attachments {
         body.extend_from_slice(format!("\r\n--{BOUNDARY}\r\nContent-Disposition: attachment; filename=").as_bytes());
         push_text(name, &mut body);
         let (content_type, length) = (&attachment.content_type, attachment.data.len());
-        body.extend_from_slice(format!("\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n").as_bytes());
+        body.extend_from_slice(
+            format!("\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n").as_bytes(),
+        );
         body.extend_from_slice(&attachment.data);
     }
     body.extend_from_slice(format!("\r\n--{BOUNDARY}--").as_bytes());
     let mut response = Response::new(Body::from(body));
     let content_type = format!("multipart/related; boundary=\"{BOUNDARY}\"");
-    response.headers_mut().extend(HeaderValue::from_str(&content_type).ok().map(|value| (header::CONTENT_TYPE, value)));
+    response.headers_mut().extend(
+        HeaderValue::from_str(&content_type)
+            .ok()
+            .map(|value| (header::CONTENT_TYPE, value)),
+    );
     response.extensions_mut().insert(served);
     response
 }
@@ -112,13 +124,23 @@ pub(crate) async fn put_design(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    write(&app, &name, format!("_design/{design}"), query.as_deref(), &headers, &body)
+    write(
+        &app,
+        &name,
+        format!("_design/{design}"),
+        query.as_deref(),
+        &headers,
+        &body,
+    )
 }
 
 pub(crate) async fn post(State(app): Shared, Path(name): Path<String>, body: Bytes) -> Result<Response, ApiError> {
     let database = app.database(&name)?;
     let incoming = Incoming::parse(&body)?;
-    let id = incoming.id.clone().unwrap_or_else(|| new_id(&incoming, database.read().sequence));
+    let id = incoming
+        .id
+        .clone()
+        .unwrap_or_else(|| new_id(&incoming, database.read().sequence));
     let document = database.write(&id, incoming, WriteMode::Edit)?;
     Ok(written(StatusCode::CREATED, &document))
 }
@@ -149,7 +171,9 @@ fn write(
     let mut incoming = Incoming::parse(body)?;
     if let Some(given) = given_revision(&mut params, headers)? {
         if incoming.revision.as_ref().is_some_and(|own| *own != given) {
-            return Err(ApiError::bad_request("Document rev from request body and query string have different values"));
+            return Err(ApiError::bad_request(
+                "Document rev from request body and query string have different values",
+            ));
         }
         incoming.revision = Some(given);
     }
@@ -160,7 +184,9 @@ fn write(
 
 fn given_revision(params: &mut Params, headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
     let from_header = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
-    let text = params.text(&["rev"]).or_else(|| from_header.map(|text| text.trim_matches('"').to_owned()));
+    let text = params
+        .text(&["rev"])
+        .or_else(|| from_header.map(|text| text.trim_matches('"').to_owned()));
     let parse = |text: String| Revision::parse(&text).ok_or(BadDocument::Revision);
     Ok(text.map(parse).transpose()?)
 }
@@ -168,7 +194,9 @@ fn given_revision(params: &mut Params, headers: &HeaderMap) -> Result<Option<Rev
 fn written(status: StatusCode, document: &Document) -> Response {
     let reply = json!({"ok": true, "id": *document.id, "rev": document.revision.as_str()});
     let mut response = json_reply(status, &reply);
-    response.headers_mut().extend(etag(document).map(|etag| (header::ETAG, etag)));
+    response
+        .headers_mut()
+        .extend(etag(document).map(|etag| (header::ETAG, etag)));
     response.extensions_mut().insert(Served { rows: 1, documents: 1 });
     response
 }
@@ -211,11 +239,15 @@ pub(crate) async fn get_attachment(
 ) -> Result<Response, ApiError> {
     let wanted = Params::from_query(query.as_deref())?.text(&["rev"]);
     let document = find(&app, &name, &id, wanted.as_deref())?;
-    let found = document.attachments.as_ref().and_then(|all| all.get(&attachment));
+    let found = document.attachments.get(&attachment);
     let found = found.ok_or_else(|| ApiError::not_found("Document is missing attachment"))?;
     let mut response = Response::new(Body::from(found.data.clone()));
     let headers = response.headers_mut();
-    headers.extend(HeaderValue::from_str(&found.content_type).ok().map(|value| (header::CONTENT_TYPE, value)));
+    headers.extend(
+        HeaderValue::from_str(&found.content_type)
+            .ok()
+            .map(|value| (header::CONTENT_TYPE, value)),
+    );
     let etag = HeaderValue::from_str(&format!("\"{}\"", found.digest.trim_start_matches("md5-"))).ok();
     headers.extend(etag.map(|value| (header::ETAG, value)));
     response.extensions_mut().insert(Served { rows: 1, documents: 0 });
@@ -258,7 +290,10 @@ fn change_attachment(
     let database = app.database(name)?;
     let id = checked_id(id)?;
     let current = database.get(&id).filter(|document| !document.deleted);
-    let empty = || Incoming { body: Box::from(&b"{}"[..]), ..Incoming::default() };
+    let empty = || Incoming {
+        body: Box::from(&b"{}"[..]),
+        ..Incoming::default()
+    };
     let mut incoming = current.as_deref().map_or_else(empty, Incoming::again);
     incoming.revision = revision;
     match given {

@@ -46,11 +46,24 @@ pub(crate) async fn all_docs(
         }
     };
     drop(store);
-    let documents = if query.include_docs { rows.iter().filter(|row| matches!(row, IdRow::Present(_))).count() } else { 0 };
-    let served = Served { rows: rows.len(), documents };
+    let documents = if query.include_docs {
+        rows.iter().filter(|row| matches!(row, IdRow::Present(_))).count()
+    } else {
+        0
+    };
+    let served = Served {
+        rows: rows.len(),
+        documents,
+    };
     let head = format!("{{\"total_rows\":{total},\"offset\":{offset},\"rows\":[\r\n").into_bytes();
     let render = move |row: &IdRow, out: &mut Vec<u8>| render_id_row(row, &query, out);
-    Ok(RowList { head, rows, render, tail: b"\r\n]}\n".to_vec() }.reply(served))
+    Ok(RowList {
+        head,
+        rows,
+        render,
+        tail: b"\r\n]}\n".to_vec(),
+    }
+    .reply(served))
 }
 
 fn rows_by_id(store: &Store, keys: &[Value], query: &ListQuery) -> Vec<IdRow> {
@@ -78,7 +91,11 @@ fn rows_between_ids(store: &Store, query: &ListQuery) -> (usize, Vec<IdRow>) {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     };
     let (low_side, high_side) = sides(query);
-    let (low, high) = if query.descending { (&query.end, &query.start) } else { (&query.start, &query.end) };
+    let (low, high) = if query.descending {
+        (&query.end, &query.start)
+    } else {
+        (&query.start, &query.end)
+    };
     let from = low.as_ref().map_or(0, |key| rank(key, low_side));
     let to = high.as_ref().map_or(ids.len(), |key| rank(key, high_side)).max(from);
     let skipped = query.skip.min(to - from);
@@ -87,7 +104,10 @@ fn rows_between_ids(store: &Store, query: &ListQuery) -> (usize, Vec<IdRow>) {
         let rows = ids.range(from..to - skipped).rev().take(query.limit).map(row).collect();
         (ids.len() - to + skipped, rows)
     } else {
-        (from + skipped, ids.range(from + skipped..to).take(query.limit).map(row).collect())
+        (
+            from + skipped,
+            ids.range(from + skipped..to).take(query.limit).map(row).collect(),
+        )
     }
 }
 
@@ -118,7 +138,11 @@ fn render_id_row(row: &IdRow, query: &ListQuery, out: &mut Vec<u8>) {
     out.extend_from_slice(if is_deleted { b"\",\"deleted\":true}" } else { b"\"}" });
     if query.include_docs {
         out.extend_from_slice(b",\"doc\":");
-        if is_deleted { out.extend_from_slice(b"null") } else { document.render(query.attachments, out) }
+        if is_deleted {
+            out.extend_from_slice(b"null")
+        } else {
+            document.render(query.attachments, out)
+        }
     }
     out.push(b'}');
 }
@@ -142,17 +166,35 @@ pub(crate) async fn view(
     if is_reduced {
         let rows = reduced(index, &query, &ranges);
         drop(store);
-        let served = Served { rows: rows.len(), documents: 0 };
+        let served = Served {
+            rows: rows.len(),
+            documents: 0,
+        };
         let render = |row: &Value, out: &mut Vec<u8>| out.extend_from_slice(row.to_string().as_bytes());
-        return Ok(RowList { head: b"{\"rows\":[\r\n".to_vec(), rows, render, tail: b"\r\n]}\n".to_vec() }.reply(served));
+        return Ok(RowList {
+            head: b"{\"rows\":[\r\n".to_vec(),
+            rows,
+            render,
+            tail: b"\r\n]}\n".to_vec(),
+        }
+        .reply(served));
     }
     let (offset, rows) = mapped(index, &query, &ranges);
     let total = index.rows.len();
     drop(store);
-    let served = Served { rows: rows.len(), documents: if query.include_docs { rows.len() } else { 0 } };
+    let served = Served {
+        rows: rows.len(),
+        documents: if query.include_docs { rows.len() } else { 0 },
+    };
     let head = format!("{{\"total_rows\":{total},\"offset\":{offset},\"rows\":[\r\n").into_bytes();
     let render = move |row: &ViewRow, out: &mut Vec<u8>| render_view_row(row, &query, out);
-    Ok(RowList { head, rows, render, tail: b"\r\n]}\n".to_vec() }.reply(served))
+    Ok(RowList {
+        head,
+        rows,
+        render,
+        tail: b"\r\n]}\n".to_vec(),
+    }
+    .reply(served))
 }
 
 /// The view's map function, and whether it has a reduction, by its design document.
@@ -162,12 +204,17 @@ fn definition(database: &Database, design: &str, view: &str) -> Result<(MapFunct
         return Err(ApiError::absent(document.as_deref()));
     };
     let body: Value = serde_json::from_slice(&document.body).unwrap_or_default();
-    let Some(definition) = body["views"].get(view) else { return Err(ApiError::not_found("missing_named_view")) };
+    let Some(definition) = body["views"].get(view) else {
+        return Err(ApiError::not_found("missing_named_view"));
+    };
     let map = MapFunction::find(design, view).ok_or_else(|| {
         let reason = format!("the stand-in has no map function for {design}/{view}");
         ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", reason)
     })?;
-    match definition.get("reduce").map(|reduce| reduce.as_str().unwrap_or_default()) {
+    match definition
+        .get("reduce")
+        .map(|reduce| reduce.as_str().unwrap_or_default())
+    {
         None => Ok((map, false)),
         Some("_count") => Ok((map, true)),
         Some(other) => {
@@ -188,10 +235,14 @@ fn check(query: &ListQuery, has_reduce: bool, is_reduced: bool) -> Result<(), Ap
         return Err(ApiError::query("Invalid use of grouping on a map view."));
     }
     if is_reduced && query.keys.is_some() && query.grouping != Grouping::Exact {
-        return Err(ApiError::query("Multi-key fetches for reduce views must use `group=true`"));
+        return Err(ApiError::query(
+            "Multi-key fetches for reduce views must use `group=true`",
+        ));
     }
     if query.keys.is_some() && (query.start.is_some() || query.end.is_some()) {
-        return Err(ApiError::query("`keys` is incompatible with `key`, `start_key` and `end_key`"));
+        return Err(ApiError::query(
+            "`keys` is incompatible with `key`, `start_key` and `end_key`",
+        ));
     }
     if let (Some(start), Some(end)) = (&query.start, &query.end) {
         let encoded = |key: &Value| {
@@ -210,11 +261,18 @@ fn check(query: &ListQuery, has_reduce: bool, is_reduced: bool) -> Result<(), Ap
 
 /// The key ranges of a query: one, or one for each of its keys.
 fn key_ranges(query: &ListQuery) -> Vec<ListQuery> {
-    let plain = ListQuery { keys: None, ..query.clone() };
+    let plain = ListQuery {
+        keys: None,
+        ..query.clone()
+    };
     match &query.keys {
         None => vec![plain],
         Some(keys) => {
-            let one = |key: &Value| ListQuery { start: Some(key.clone()), end: Some(key.clone()), ..plain.clone() };
+            let one = |key: &Value| ListQuery {
+                start: Some(key.clone()),
+                end: Some(key.clone()),
+                ..plain.clone()
+            };
             keys.iter().map(one).collect()
         }
     }
@@ -225,8 +283,16 @@ fn ranks(index: &ViewIndex, query: &ListQuery) -> std::ops::Range<usize> {
     let start = (query.start.as_ref(), query.start_id.as_deref());
     let end = (query.end.as_ref(), query.end_id.as_deref());
     let (low, high) = if query.descending { (end, start) } else { (start, end) };
-    let low = low.0.map(|key| Bound { key, id: low.1, side: low_side });
-    let high = high.0.map(|key| Bound { key, id: high.1, side: high_side });
+    let low = low.0.map(|key| Bound {
+        key,
+        id: low.1,
+        side: low_side,
+    });
+    let high = high.0.map(|key| Bound {
+        key,
+        id: high.1,
+        side: high_side,
+    });
     index.ranks(low.as_ref(), high.as_ref())
 }
 
@@ -242,7 +308,14 @@ fn mapped(index: &ViewIndex, query: &ListQuery, ranges: &[ListQuery]) -> (usize,
         let row = |(_, row): &(Box<[u8]>, ViewRow)| row.clone();
         if query.descending {
             offset.get_or_insert(index.rows.len() - ranks.end + skipped);
-            rows.extend(index.rows.range(ranks.start..ranks.end - skipped).rev().take(left).map(row));
+            rows.extend(
+                index
+                    .rows
+                    .range(ranks.start..ranks.end - skipped)
+                    .rev()
+                    .take(left)
+                    .map(row),
+            );
         } else {
             offset.get_or_insert(ranks.start + skipped);
             rows.extend(index.rows.range(ranks.start + skipped..ranks.end).take(left).map(row));
@@ -259,14 +332,24 @@ fn reduced(index: &ViewIndex, query: &ListQuery, ranges: &[ListQuery]) -> Vec<Va
         let mut left = ranks(index, range);
         while !left.is_empty() && rows.len() < wanted {
             let at = if query.descending { left.end - 1 } else { left.start };
-            let Some((_, row)) = index.rows.range(at..at + 1).next() else { break };
+            let Some((_, row)) = index.rows.range(at..at + 1).next() else {
+                break;
+            };
             let (group_key, low) = group_of(&row.key, query.grouping);
             let mut high = low.clone();
             high.push(AFTER);
             let start = index.rows.rank(&*low).max(left.start);
-            let end = if low.is_empty() { left.end } else { index.rows.rank(&*high).min(left.end) };
+            let end = if low.is_empty() {
+                left.end
+            } else {
+                index.rows.rank(&*high).min(left.end)
+            };
             rows.push(json!({"key": group_key, "value": end - start}));
-            left = if query.descending { left.start..start } else { end..left.end };
+            left = if query.descending {
+                left.start..start
+            } else {
+                end..left.end
+            };
         }
     }
     rows.drain(..query.skip.min(rows.len()));

@@ -60,8 +60,12 @@ impl Params {
     }
 
     pub(crate) fn count(&mut self, name: &str) -> Result<Option<usize>, ApiError> {
-        let Some(text) = self.text(&[name]) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| ApiError::query(format!("Invalid value for positive integer: {text:?}")))
+        let Some(text) = self.text(&[name]) else {
+            return Ok(None);
+        };
+        text.parse()
+            .map(Some)
+            .map_err(|_| ApiError::query(format!("Invalid value for positive integer: {text:?}")))
     }
 }
 
@@ -120,7 +124,11 @@ impl ListQuery {
             descending: params.flag("descending")?.unwrap_or(false),
             inclusive_end: params.flag("inclusive_end")?.unwrap_or(true),
             include_docs: params.flag("include_docs")?.unwrap_or(false),
-            attachments: if is_inline { AttachmentForm::Inline } else { AttachmentForm::Stubs },
+            attachments: if is_inline {
+                AttachmentForm::Inline
+            } else {
+                AttachmentForm::Stubs
+            },
             reduce: params.flag("reduce")?,
             grouping,
         })

@@ -25,7 +25,11 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, error: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error, reason: reason.into() }
+        Self {
+            status,
+            error,
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn not_found(reason: &'static str) -> Self {
@@ -83,13 +87,20 @@ impl From<WriteError> for ApiError {
 pub(crate) fn json_reply(status: StatusCode, value: &Value) -> Response {
     let mut text = value.to_string();
     text.push('\n');
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        text,
+    )
+        .into_response()
 }
 
 /// JSON text as an answer.
 pub(crate) fn text_reply(text: Vec<u8>, served: Served) -> Response {
     let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.extensions_mut().insert(served);
     response
 }
@@ -112,11 +123,23 @@ where
 {
     /// The answer: at once when it is small, else piece by piece as the client reads.
     pub(crate) fn reply(self, served: Served) -> Response {
-        let mut pieces = Pieces { rest: self.head, rows: self.rows.into_iter(), render: self.render, tail: Some(self.tail), is_first: true };
+        let mut pieces = Pieces {
+            rest: self.head,
+            rows: self.rows.into_iter(),
+            render: self.render,
+            tail: Some(self.tail),
+            is_first: true,
+        };
         let first = pieces.next().unwrap_or_default();
-        let body = if pieces.tail.is_none() { Body::from(first) } else { super::body_of(std::iter::once(first).chain(pieces)) };
+        let body = if pieces.tail.is_none() {
+            Body::from(first)
+        } else {
+            super::body_of(std::iter::once(first).chain(pieces))
+        };
         let mut response = Response::new(body);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.extensions_mut().insert(served);
         response
     }
