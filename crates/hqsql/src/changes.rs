@@ -78,7 +78,7 @@ impl Matched for LedgerTransactionRow {
 
 impl<'a, T: Matched> Changes<'a, T> {
     /// Adds what makes the stored rows of one document the wanted ones. `stored` is in the order of ids.
-    pub(crate) fn of_set(&mut self, owner: Owner<'a>, stored: Vec<Stored<T>>, wanted: &'a [T]) {
+    pub(crate) fn of_set(&mut self, owner: Owner<'a>, stored: &[Stored<T>], wanted: &'a [T]) {
         if stored.is_empty() {
             self.insert.extend(wanted.iter().map(|row| (owner, row)));
             return;
@@ -221,7 +221,7 @@ mod tests {
         ];
         let new = [old[2].clone(), old[0].clone(), old[1].clone()];
         let mut changes = Changes::default();
-        changes.of_set(OWNER, stored(&old), &new);
+        changes.of_set(OWNER, &stored(&old), &new);
         assert_eq!(ids(&changes), (0, vec![], vec![], 3));
     }
 
@@ -239,7 +239,7 @@ mod tests {
             transaction(Some("c"), 4, 1),
         ];
         let mut changes = Changes::default();
-        changes.of_set(OWNER, stored(&old), &new);
+        changes.of_set(OWNER, &stored(&old), &new);
         // a changes its type in place, b and one of the equal rebuilds vanish, c is new.
         assert_eq!(ids(&changes), (1, vec![1], vec![2, 4], 1));
         assert_eq!(changes.insert[0].1.form_id.as_deref(), Some("c"));
@@ -251,7 +251,7 @@ mod tests {
         let old = [transaction(Some("a"), 1, 1), transaction(Some("a"), 1, 65)];
         let new = [transaction(Some("a"), 1, 65)];
         let mut changes = Changes::default();
-        changes.of_set(OWNER, stored(&old), &new);
+        changes.of_set(OWNER, &stored(&old), &new);
         assert_eq!(ids(&changes), (0, vec![], vec![1], 1));
     }
 
@@ -262,7 +262,7 @@ mod tests {
         finer.server_date += chrono::TimeDelta::nanoseconds(999);
         let new = [finer];
         let mut changes = Changes::default();
-        changes.of_set(OWNER, stored(&old), &new);
+        changes.of_set(OWNER, &stored(&old), &new);
         assert_eq!(ids(&changes), (0, vec![], vec![], 1));
     }
 

@@ -83,7 +83,7 @@ impl FencedTx {
         let mut by_case = by_owner(stored);
         for bundle in cases {
             let stored = by_case.remove(&bundle.case.case_id).unwrap_or_default();
-            parents.of_set(owner(bundle), stored, std::slice::from_ref(&bundle.case));
+            parents.of_set(owner(bundle), &stored, std::slice::from_ref(&bundle.case));
         }
         parents.delete.extend(absent_stored.iter().map(|row| row.id));
         parents.insert.sort_unstable_by_key(|(owner, _)| owner.id);
@@ -123,7 +123,7 @@ fn children<'a, T: Matched>(
     for bundle in cases {
         changes.of_set(
             owner(bundle),
-            groups.remove(&bundle.case.case_id).unwrap_or_default(),
+            &groups.remove(&bundle.case.case_id).unwrap_or_default(),
             wanted(bundle),
         );
     }

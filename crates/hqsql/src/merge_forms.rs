@@ -119,7 +119,7 @@ impl FencedTx {
             let (id, owner) = (&bundle.form.form_id, owner(bundle));
             form_changes.of_set(
                 owner,
-                stored.remove(id).unwrap_or_default(),
+                &stored.remove(id).unwrap_or_default(),
                 std::slice::from_ref(&bundle.form),
             );
             operation_changes.of_sequence(owner, &operations.remove(id).unwrap_or_default(), &bundle.operations);
