@@ -20,7 +20,8 @@ fn form(number: usize, domain: &Domain, at: DateTime<Utc>) -> FormBundle {
         (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     );
     FormBundle {
-        operations: (number % 20 == 0)
+        operations: number
+            .is_multiple_of(20)
             .then(|| OperationRow {
                 user_id: Some("admin".to_owned()),
                 operation: "archive".to_owned(),

@@ -280,8 +280,14 @@ impl From<&tokio_postgres::Error> for Fault {
             // No answer of the server: the network, TLS, or a value that the client could not convert. The last is told
             // by its own text and names a column or parameter, never its value.
             let mut text = error.to_string();
+            let mut kind = ErrorKind::Retry;
             let mut cause = std::error::Error::source(error);
             while let Some(next) = cause {
+                let tls = next.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+                if tls.is_some_and(|tls| tls.is::<rustls::Error>()) {
+                    // A certificate does not get better by trying again.
+                    kind = ErrorKind::Stop;
+                }
                 text.push_str(": ");
                 text.push_str(&next.to_string());
                 cause = next.source();
@@ -289,7 +295,7 @@ impl From<&tokio_postgres::Error> for Fault {
             return Self {
                 sqlstate: None,
                 text,
-                kind: ErrorKind::Retry,
+                kind,
             };
         };
         let code = db.code().code();
