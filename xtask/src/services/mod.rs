@@ -148,5 +148,5 @@ fn ask(port: u16, greeting: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
 /// Whether an HTTP server answers this path with success.
 pub(crate) fn http_answers(port: u16, path: &str) -> bool {
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
-    ask(port, request.as_bytes(), 12).is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
+    ask(port, request.as_bytes(), 12).is_ok_and(|answer| answer.starts_with(b"HTTP/1.") && answer.ends_with(b" 200"))
 }
