@@ -1,1 +1,111 @@
-//! stub
+//! The state schema, `couch_sql_migration`: every fact about the progress of every migration.
+//!
+//! PostgreSQL is the truth and the broker only carries hints, so each function here is one transaction that moves a
+//! migration from one consistent state to the next, or changes nothing.
+//!
+//! * [`schema`]: makes and checks the schema.
+//! * [`migration`]: the row of a domain, its lease and its epoch.
+//! * [`run`]: commands on record, and the audit log.
+//! * [`batch`]: batch rows: claims, renewals, releases, splits.
+//! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
+//! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with.
+//! * [`stats`]: what the operator is shown.
+//! * [`commit`], [`reset`]: the two ends of a migration.
+
+pub mod batch;
+pub mod case_stage;
+pub mod commit;
+pub mod diff_stage;
+pub mod error;
+pub mod form_stage;
+pub mod migration;
+pub mod names;
+pub mod reset;
+pub mod run;
+pub mod scan;
+pub mod schema;
+pub mod stats;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use error::{Kind, StateError};
+pub use migration::{Migration, MigrationId, Phase, Status};
+
+/// The PostgreSQL schema that holds everything.
+pub const SCHEMA: &str = "couch_sql_migration";
+
+/// Where the state is.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// `postgres://user@host/database?sslmode=…`.
+    pub url: String,
+    /// Password, when it is not in the URL.
+    pub password: Option<SecretString>,
+    /// Certificate authority for `sslmode=verify-*`.
+    pub ca_file: Option<std::path::PathBuf>,
+    /// Connections at most.
+    pub max_connections: u32,
+}
+
+/// The state schema.
+#[derive(Clone, Debug)]
+pub struct State {
+    pool: PgPool,
+}
+
+impl State {
+    /// Connects and checks that the schema is one that this program knows.
+    ///
+    /// # Errors
+    /// [`StateError::Unreachable`], or a schema that is absent, older or too new.
+    pub async fn connect(config: &StateConfig) -> Result<Self, StateError> {
+        let state = Self::connect_unchecked(config).await?;
+        schema::check(&state.pool).await?;
+        Ok(state)
+    }
+
+    /// Connects without looking at the schema: for `coordinator init`.
+    ///
+    /// # Errors
+    /// [`StateError::Unreachable`] or [`StateError::BadUrl`].
+    pub async fn connect_unchecked(config: &StateConfig) -> Result<Self, StateError> {
+        let mut options = PgConnectOptions::from_str(&config.url).map_err(|_| StateError::BadUrl)?;
+        if let Some(password) = &config.password {
+            options = options.password(password.expose_secret());
+        }
+        if let Some(ca_file) = &config.ca_file {
+            options = options.ssl_root_cert(ca_file);
+        }
+        let options = options
+            .application_name("couch-sql")
+            .options([("search_path", SCHEMA), ("idle_in_transaction_session_timeout", "60s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(Duration::from_secs(20))
+            .connect_with(options)
+            .await
+            .map_err(StateError::Unreachable)?;
+        Ok(Self { pool })
+    }
+
+    /// Creates or upgrades the schema.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn init(&self) -> Result<(), StateError> {
+        schema::init(&self.pool).await
+    }
+
+    /// Answers when the database does.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn ping(&self) -> Result<(), StateError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+}

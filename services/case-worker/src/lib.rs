@@ -1,1 +1,118 @@
-//! stub
+//! The case worker: replays dirty cases.
+//!
+//! For the cases of a batch, shard by shard and inside one fenced transaction of the target, it takes the locks of their
+//! buckets, reads which dirty rows there are and then the inputs of the replays, runs the pure model, merges the rows and
+//! commits. Only then does it delete the dirty rows that it had read: a form staged meanwhile has left its own, and its
+//! case is replayed again.
+
+mod replay;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use hqsql::{FencedTx, ShardId, Target};
+use proto::topology::Stage;
+use service::domain_options::DomainOptions;
+use service::worker::{BatchFailure, BatchHandler};
+use state::State;
+use state::batch::Claim;
+use state::case_stage::{CaseInputs, CaseResults, Verdict};
+
+use crate::replay::Outcome;
+
+/// Handles case batches.
+pub struct CaseHandler {
+    state: State,
+    target: Target,
+}
+
+impl CaseHandler {
+    /// A handler on these databases.
+    pub fn new(state: State, target: Target) -> Self {
+        Self { state, target }
+    }
+
+    async fn shard(
+        &self,
+        claim: &Claim,
+        shard: ShardId,
+        case_ids: Vec<String>,
+        results: &mut CaseResults,
+    ) -> Result<Vec<i64>, BatchFailure> {
+        let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+        let buckets: Vec<i16> = case_ids.iter().map(|id| proto::bucket::of(id)).collect();
+        tx.lock_buckets(&claim.domain, &buckets).await?;
+        let inputs = self.state.case_inputs(claim, &case_ids).await?;
+        let owners = tx.case_owners(&case_ids).await?;
+        let foreign: Vec<String> =
+            owners.into_iter().filter(|(_, owner)| owner != claim.domain.as_str()).map(|(id, _)| id).collect();
+        let dirty = inputs.dirty.clone();
+        let outcome = self.replay(claim, case_ids, inputs, foreign).await?;
+        self.write(claim, tx, &outcome).await?;
+        results.replayed.extend(outcome.replayed);
+        results.verdicts.extend(outcome.verdicts);
+        results.failed.extend(outcome.failed);
+        Ok(dirty)
+    }
+
+    /// Runs the model off the async threads: a batch may take it many milliseconds.
+    async fn replay(
+        &self,
+        claim: &Claim,
+        case_ids: Vec<String>,
+        inputs: CaseInputs,
+        foreign: Vec<String>,
+    ) -> Result<Outcome, BatchFailure> {
+        let domain = claim.domain.clone();
+        let options = DomainOptions::from_json(&self.state.options(claim.migration_id).await?);
+        let span = tracing::info_span!("replay", cases = case_ids.len(), forms = inputs.staged.len());
+        tokio::task::spawn_blocking(move || {
+            let _entered = span.entered();
+            replay::replay_batch(&domain, case_ids, inputs, &foreign, options)
+        })
+        .await
+        .map_err(|_| BatchFailure::defect("the replay of a case panicked"))?
+    }
+
+    async fn write(&self, claim: &Claim, tx: FencedTx, outcome: &Outcome) -> Result<(), BatchFailure> {
+        tx.merge_cases(&outcome.bundles, &outcome.absent).await?;
+        tx.commit().await?;
+        self.remove_forms(claim, &outcome.verdicts).await
+    }
+
+    /// A refused form has no row: HQ drops a form whole when any part of it is in error. The rows go before the verdict is
+    /// on record; if this process dies in between, the next replay comes to the same verdict.
+    async fn remove_forms(&self, claim: &Claim, verdicts: &[Verdict]) -> Result<(), BatchFailure> {
+        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+        for verdict in verdicts {
+            by_shard.entry(self.target.shard_of(&verdict.form_id)).or_default().push(verdict.form_id.clone());
+        }
+        for (shard, form_ids) in by_shard {
+            let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+            tx.delete_forms(&claim.domain, &form_ids).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BatchHandler for CaseHandler {
+    fn stage(&self) -> Stage {
+        Stage::Case
+    }
+
+    async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
+        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+        for case_id in &claim.ids {
+            by_shard.entry(self.target.shard_of(case_id)).or_default().push(case_id.clone());
+        }
+        let mut results = CaseResults::default();
+        let mut dirty = Vec::new();
+        for (shard, case_ids) in by_shard {
+            dirty.extend(self.shard(claim, shard, case_ids, &mut results).await?);
+        }
+        self.state.finish_cases(claim, &dirty, &results).await?;
+        Ok(())
+    }
+}

@@ -1,1 +1,78 @@
-//! stub
+//! The form worker: migrates documents of a batch and stages what they do to cases.
+//!
+//! ```text
+//!   ids -> Couch documents, blob metadata, form.xml     (read: bulk requests only)
+//!       -> rows and effects                             (formmodel, off the async threads)
+//!       -> target, one fenced transaction a shard       (write: revisions on record first, stale ones dropped)
+//!       -> read back, diff                              (docdiff)
+//!       -> staged effects, diffs, errors, "batch done"  (one transaction of the state schema)
+//! ```
+//!
+//! A document that cannot be migrated is recorded with its reason, and the others go on. Deleted cases pass here too: their
+//! document becomes an event, an input of the case's replay.
+
+mod plan;
+mod read;
+mod write;
+
+use async_trait::async_trait;
+use blobs::BlobStore;
+use couch::Database;
+use hqsql::Target;
+use proto::topology::Stage;
+use service::worker::{BatchFailure, BatchHandler};
+use state::State;
+use state::batch::Claim;
+use state::form_stage::FormResults;
+use tracing::Instrument;
+
+use crate::plan::Candidate;
+
+/// Documents read at once: one bulk request of the size that costs CouchDB least.
+const READ_AT_ONCE: usize = 100;
+/// Documents written in one transaction at most.
+const WRITE_AT_ONCE: usize = 300;
+/// Bytes of XML gathered for one transaction at most: bounds the memory of a batch, whatever its documents weigh.
+const WRITE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Handles form batches.
+pub struct FormHandler {
+    state: State,
+    target: Target,
+    forms_db: Database,
+    blobs: BlobStore,
+}
+
+impl FormHandler {
+    /// A handler on these stores.
+    pub fn new(state: State, target: Target, forms_db: Database, blobs: BlobStore) -> Self {
+        Self { state, target, forms_db, blobs }
+    }
+}
+
+#[async_trait]
+impl BatchHandler for FormHandler {
+    fn stage(&self) -> Stage {
+        Stage::Form
+    }
+
+    async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
+        let mut results = FormResults::default();
+        let mut gathered: Vec<Candidate> = Vec::new();
+        let mut bytes = 0;
+        for ids in claim.ids.chunks(READ_AT_ONCE) {
+            let reading = tracing::info_span!("read", documents = ids.len());
+            for candidate in self.read(claim, ids, &mut results).instrument(reading).await? {
+                bytes += candidate.weight();
+                gathered.push(candidate);
+                if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {
+                    self.write(claim, std::mem::take(&mut gathered), &mut results).await?;
+                    bytes = 0;
+                }
+            }
+        }
+        self.write(claim, gathered, &mut results).await?;
+        self.state.finish_forms(claim, &results).await?;
+        Ok(())
+    }
+}

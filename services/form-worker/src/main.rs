@@ -1,1 +1,20 @@
-fn main() {}
+//! The `form-worker` program.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use couch::Couch;
+use form_worker::FormHandler;
+use service::connect;
+use service::process::{StartFailure, run_worker};
+use service::worker::BatchHandler;
+
+fn main() -> ExitCode {
+    run_worker("form-worker", "Migrates forms and stages what they do to cases.", |config, state, target| async move {
+        let blobs = connect::blob_store(&config).await.map_err(|error| StartFailure::new(error.code(), &error))?;
+        let couch =
+            Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
+        let forms_db = couch.database(&config.source.forms_db);
+        Ok(Arc::new(FormHandler::new(state, target, forms_db, blobs)) as Arc<dyn BatchHandler>)
+    })
+}

@@ -1,0 +1,146 @@
+//! What becomes of one form document: its SQL rows, and what it does to cases.
+//!
+//! [`migrate`] takes the Couch document and its `form.xml` and gives a [`MigratedForm`], or says why the form cannot be
+//! migrated. It is pure: it knows the rules of HQ's migrator for a form document, and leaves reading XML to `xform` and
+//! applying effects to `casemodel`.
+//!
+//! ```text
+//!   Couch document --columns--> FormRow, OperationRow
+//!   form.xml --xform--> form JSON --case_updates--> FormEffects per case   (normal, completely processed forms only)
+//! ```
+//!
+//! * `columns`: which column comes from which key of the document.
+//! * `dates`: the date-times that Couch documents hold.
+
+mod columns;
+pub mod dates;
+
+use proto::doctype::DocType;
+use proto::effects::{AttachmentFacts, FormEffects, FormFacts};
+use proto::ids::{CaseId, Domain, FormId};
+use proto::rows::FormBundle;
+use serde_json::{Map, Value};
+
+/// A form, migrated.
+#[derive(Clone, Debug)]
+pub struct MigratedForm {
+    /// Its rows.
+    pub bundle: FormBundle,
+    /// The form JSON read from the XML; `{}` when the XML cannot be read and the form is not processed.
+    pub body: Value,
+    /// What it does to each case.
+    pub cases: Vec<(CaseId, FormEffects)>,
+    /// It has a case block without any action.
+    pub has_noop_block: bool,
+    /// It is a normal document that carries a problem, and becomes an error form.
+    pub is_problem_form: bool,
+    /// It has ledger blocks.
+    pub has_ledgers: bool,
+}
+
+/// Why a form cannot be migrated. No variant holds a value of the form.
+#[derive(Debug, thiserror::Error)]
+pub enum FormFailure {
+    /// The document says another domain than the one that is migrated.
+    #[error("the document belongs to another domain")]
+    OtherDomain,
+    /// A required key is absent.
+    #[error("the document has no {0}")]
+    Absent(&'static str),
+    /// A key holds a value of another type than HQ's model allows.
+    #[error("the document's {0} is not of the expected type")]
+    Unexpected(&'static str),
+    /// `form.xml` is nowhere to be found.
+    #[error("the form has no form.xml: neither the blob store nor the document holds it")]
+    NoXml,
+    /// `form.xml` cannot be read.
+    #[error("form.xml cannot be read: {0}")]
+    Xml(#[source] xform::XmlError),
+    /// A part of the form is in error, and HQ drops the whole form then.
+    #[error("{0}")]
+    Form(#[source] xform::FormError),
+}
+
+impl FormFailure {
+    /// Stable code, with a page in `docs/errors.md`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OtherDomain => "C2S-2301",
+            Self::Absent(_) => "C2S-2302",
+            Self::Unexpected(_) => "C2S-2303",
+            Self::NoXml => "C2S-2304",
+            Self::Xml(error) => error.code(),
+            Self::Form(error) => error.code(),
+        }
+    }
+}
+
+impl From<xform::FormError> for FormFailure {
+    fn from(error: xform::FormError) -> Self {
+        Self::Form(error)
+    }
+}
+
+/// Migrates a form.
+///
+/// `doc_type` is the document's type, `xml` the bytes of `form.xml` when there are any, `attachments` the form's other
+/// attachments as their blob metadata describes them.
+///
+/// # Errors
+/// See [`FormFailure`]; such a form gets no row.
+pub fn migrate(
+    domain: &Domain,
+    doc_type: DocType,
+    document: &Value,
+    xml: Option<&[u8]>,
+    attachments: Vec<AttachmentFacts>,
+) -> Result<MigratedForm, FormFailure> {
+    let doc = document.as_object().ok_or(FormFailure::Unexpected("root"))?;
+    if doc.get("domain").and_then(Value::as_str) != Some(domain.as_str()) {
+        return Err(FormFailure::OtherDomain);
+    }
+    let xml = xml.ok_or(FormFailure::NoXml)?;
+    let is_problem_form = doc_type == DocType::XFormInstance && columns::is_truthy(doc.get("problem"));
+    let migrated_as = if is_problem_form { DocType::XFormError } else { doc_type };
+    let bundle = columns::bundle(domain, migrated_as, doc)?;
+    let processed = migrated_as == DocType::XFormInstance;
+
+    let body = match xform::form_json(xml) {
+        Ok(body) => body,
+        // HQ reads a form whose XML is broken as an empty one. For a form that was never processed that loses nothing.
+        Err(_) if !processed => Value::Object(Map::new()),
+        Err(error) => return Err(FormFailure::Xml(error)),
+    };
+    let mut migrated = MigratedForm {
+        bundle,
+        body,
+        cases: Vec::new(),
+        has_noop_block: false,
+        is_problem_form,
+        has_ledgers: false,
+    };
+    if processed && migrated.bundle.form.initial_processing_complete {
+        add_effects(&mut migrated, attachments)?;
+    }
+    Ok(migrated)
+}
+
+fn add_effects(migrated: &mut MigratedForm, attachments: Vec<AttachmentFacts>) -> Result<(), FormFailure> {
+    let row = &migrated.bundle.form;
+    let facts = FormFacts {
+        form_id: FormId::new(row.form_id.clone()),
+        xmlns: row.xmlns.clone(),
+        user_id: row.user_id.clone(),
+        received_on: row.received_on,
+        sync_token: row.last_sync_token.clone(),
+        attachments,
+    };
+    let updates = xform::case_updates(&migrated.body)?;
+    migrated.has_noop_block = xform::has_noop_block(&updates);
+    migrated.has_ledgers = xform::has_ledgers(&migrated.body);
+    migrated.cases = updates
+        .into_iter()
+        .map(|(case_id, updates)| (case_id, FormEffects { form: facts.clone(), updates, ledgers: Vec::new() }))
+        .collect();
+    Ok(())
+}

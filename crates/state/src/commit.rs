@@ -1,0 +1,108 @@
+//! What stands against a commit, and the steps of one.
+
+use sqlx::Row;
+
+use crate::migration::{CommitStep, DriverLease, held_update};
+use crate::{MigrationId, State, StateError};
+
+/// Everything that stands against a commit, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Open batches.
+    pub open_batches: i64,
+    /// Batches set aside.
+    pub parked: i64,
+    /// Cases with inputs that were not replayed.
+    pub dirty: i64,
+    /// Cases not compared at their last generation.
+    pub undiffed: i64,
+    /// Documents with an error, by kind.
+    pub errors: Vec<(String, i64)>,
+    /// Documents with diffs, by kind.
+    pub diffs: Vec<(String, i64)>,
+    /// Documents with changes, by kind.
+    pub changes: Vec<(String, i64)>,
+    /// Missing documents, by kind.
+    pub missing: Vec<(String, i64)>,
+    /// Staged effects of other rules than those of this program.
+    pub other_rules: i64,
+}
+
+impl State {
+    /// What stands against a commit.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn obstacles(&self, id: MigrationId) -> Result<Obstacles, StateError> {
+        let (dirty, undiffed) = self.pending_cases(id).await?;
+        let row = sqlx::query(
+            "select (select count(*) from batch where migration_id = $1 and state in ('ready', 'claimed')) as open,
+                    (select count(*) from batch where migration_id = $1 and state = 'parked') as parked,
+                    (select count(*) from staged_update where migration_id = $1 and rules <> $2) as other_rules",
+        )
+        .bind(id.0)
+        .bind(proto::effects::RULES_VERSION)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Obstacles {
+            open_batches: row.try_get("open")?,
+            parked: row.try_get("parked")?,
+            dirty,
+            undiffed,
+            errors: self.by_kind("select kind, count(*) from doc_error where migration_id = $1 group by 1 order by 1", id).await?,
+            diffs: self.by_kind("select kind, count(*) from doc_diff where migration_id = $1 group by 1 order by 1", id).await?,
+            changes: self.by_kind("select kind, count(*) from doc_change where migration_id = $1 group by 1 order by 1", id).await?,
+            missing: self.by_kind("select kind, count(*) from missing_doc where migration_id = $1 group by 1 order by 1", id).await?,
+            other_rules: row.try_get("other_rules")?,
+        })
+    }
+
+    async fn by_kind(&self, sql: &'static str, id: MigrationId) -> Result<Vec<(String, i64)>, StateError> {
+        Ok(sqlx::query_as(sql).bind(id.0).fetch_all(&self.pool).await?)
+    }
+
+    /// Records a step of the commit, before the next one is taken. [`CommitStep::Done`] also completes the migration.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn set_commit_step(
+        &self,
+        held: &DriverLease,
+        step: CommitStep,
+        domain_rev: Option<&str>,
+    ) -> Result<(), StateError> {
+        held_update(
+            sqlx::query(
+                "update migration
+                 set commit_step = $4, commit_rev = coalesce($5, commit_rev),
+                     status = case when $4 = 'done' then 'complete' else status end
+                 where id = $1 and driver_token = $2 and epoch = $3",
+            )
+            .bind(held.migration_id.0)
+            .bind(held.token)
+            .bind(held.epoch.0)
+            .bind(step.as_str())
+            .bind(domain_rev)
+            .execute(&self.pool)
+            .await?,
+        )
+    }
+
+    /// Takes the intent back: only after the Domain document was written to say Couch.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn clear_commit(&self, held: &DriverLease) -> Result<(), StateError> {
+        held_update(
+            sqlx::query(
+                "update migration set commit_step = null, commit_rev = null
+                 where id = $1 and driver_token = $2 and epoch = $3 and status <> 'complete'",
+            )
+            .bind(held.migration_id.0)
+            .bind(held.token)
+            .bind(held.epoch.0)
+            .execute(&self.pool)
+            .await?,
+        )
+    }
+}

@@ -1,0 +1,142 @@
+//! What a diff worker reads and writes here. It may record what it found, and nothing else: it never moves a migration's
+//! state and never writes a case.
+
+use sqlx::Row;
+
+use crate::batch::{Claim, check_claim, finish_claim};
+use crate::scan::with_buckets;
+use crate::{MigrationId, State, StateError};
+
+/// A case to compare, at the generation that its rows had when the comparison began.
+#[derive(Clone, Debug)]
+pub struct CaseToDiff {
+    /// Case.
+    pub case_id: String,
+    /// Generation.
+    pub generation: i64,
+}
+
+/// What the comparison of a case found.
+#[derive(Clone, Debug)]
+pub struct CaseComparison {
+    /// Case.
+    pub case_id: String,
+    /// Generation that was compared.
+    pub generation: i64,
+    /// `_rev` that was compared; none when Couch has no such case.
+    pub couch_rev: Option<String>,
+    /// Kind to record under.
+    pub kind: String,
+    /// Diffs as JSON text, when there are any.
+    pub diffs: Option<String>,
+    /// Changes as JSON text with their reason, when there are any.
+    pub changes: Option<(String, String)>,
+}
+
+impl State {
+    /// The generations of these cases, to be read before the cases are.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn cases_to_diff(&self, claim: &Claim) -> Result<Vec<CaseToDiff>, StateError> {
+        let (buckets, ids) = with_buckets(&claim.ids);
+        let mut tx = self.pool.begin().await?;
+        check_claim(&mut tx, claim).await?;
+        let rows = sqlx::query(
+            "select s.case_id, s.generation from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+             join case_state s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+             order by s.case_id",
+        )
+        .bind(claim.migration_id.0)
+        .bind(&buckets)
+        .bind(&ids)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        rows.iter()
+            .map(|row| Ok(CaseToDiff { case_id: row.try_get("case_id")?, generation: row.try_get("generation")? }))
+            .collect()
+    }
+
+    /// Which of these forms have a case block without any action.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn no_action_forms(&self, id: MigrationId, form_ids: &[String]) -> Result<Vec<String>, StateError> {
+        Ok(sqlx::query_scalar("select form_id from no_action_case_form where migration_id = $1 and form_id = any($2)")
+            .bind(id.0)
+            .bind(form_ids)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Records comparisons and ends the claim. A comparison whose case has been replayed meanwhile is dropped: the case
+    /// stays pending and is compared again. Gives how many were dropped.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn finish_diffs(&self, claim: &Claim, comparisons: &[CaseComparison]) -> Result<usize, StateError> {
+        let id = claim.migration_id.0;
+        let mut sorted: Vec<&CaseComparison> = comparisons.iter().collect();
+        sorted.sort_unstable_by_key(|found| (proto::bucket::of(&found.case_id), &found.case_id));
+        let mut tx = self.pool.begin().await?;
+        finish_claim(&mut tx, claim).await?;
+        let current: std::collections::HashSet<String> = sqlx::query_scalar(
+            "update case_state s set diffed_generation = s.generation, diffed_rev = i.rev
+             from unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[]) i(bucket, case_id, generation, rev)
+             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id and s.generation = i.generation
+               and not exists (select 1 from dirty_case d
+                               where d.migration_id = $1 and d.bucket = i.bucket and d.case_id = i.case_id)
+             returning s.case_id",
+        )
+        .bind(id)
+        .bind(sorted.iter().map(|found| proto::bucket::of(&found.case_id)).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|found| found.case_id.as_str()).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|found| found.generation).collect::<Vec<_>>())
+        .bind(sorted.iter().map(|found| found.couch_rev.as_deref()).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?
+        .into_iter()
+        .collect();
+        let settled: Vec<&str> = current.iter().map(String::as_str).collect();
+        for sql in [
+            "delete from doc_diff where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
+            "delete from doc_change where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
+        ] {
+            sqlx::query(sql).bind(id).bind(&settled).execute(&mut *tx).await?;
+        }
+        for found in sorted.iter().filter(|found| current.contains(&found.case_id)) {
+            if let Some(diffs) = &found.diffs {
+                sqlx::query(
+                    "insert into doc_diff (migration_id, kind, doc_id, diffs, generation, couch_rev)
+                     values ($1, $2, $3, $4, $5, $6)",
+                )
+                .bind(id)
+                .bind(&found.kind)
+                .bind(&found.case_id)
+                .bind(diffs)
+                .bind(found.generation)
+                .bind(&found.couch_rev)
+                .execute(&mut *tx)
+                .await?;
+            }
+            if let Some((changes, reason)) = &found.changes {
+                sqlx::query(
+                    "insert into doc_change (migration_id, kind, doc_id, diffs, reason, generation, couch_rev)
+                     values ($1, $2, $3, $4, $5, $6, $7)",
+                )
+                .bind(id)
+                .bind(&found.kind)
+                .bind(&found.case_id)
+                .bind(changes)
+                .bind(reason)
+                .bind(found.generation)
+                .bind(&found.couch_rev)
+                .execute(&mut *tx)
+                .await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(comparisons.len() - current.len())
+    }
+}

@@ -1,0 +1,144 @@
+//! Reset: logical at once, by a new epoch; then a purge that can be interrupted and resumed.
+
+use proto::ids::Epoch;
+use sqlx::Row;
+
+use crate::form_stage::BlobChange;
+use crate::{MigrationId, State, StateError};
+
+/// Tables whose rows go in chunks, the largest first, and then those that are small.
+const PURGED: [&str; 16] = [
+    "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
+    "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
+    "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
+    "delete from case_event where ctid = any(array(select ctid from case_event where migration_id = $1 limit $2))",
+    "delete from doc_diff where ctid = any(array(select ctid from doc_diff where migration_id = $1 limit $2))",
+    "delete from doc_change where ctid = any(array(select ctid from doc_change where migration_id = $1 limit $2))",
+    "delete from missing_doc where ctid = any(array(select ctid from missing_doc where migration_id = $1 limit $2))",
+    "delete from doc_error where ctid = any(array(select ctid from doc_error where migration_id = $1 limit $2))",
+    "delete from batch where ctid = any(array(select ctid from batch where migration_id = $1 limit $2))",
+    "delete from form_verdict where ctid = any(array(select ctid from form_verdict where migration_id = $1 limit $2))",
+    "delete from problem_form where ctid = any(array(select ctid from problem_form where migration_id = $1 limit $2))",
+    "delete from no_action_case_form where ctid = any(array(select ctid from no_action_case_form where migration_id = $1 limit $2))",
+    "delete from patched_case where ctid = any(array(select ctid from patched_case where migration_id = $1 limit $2))",
+    "delete from stage_total where ctid = any(array(select ctid from stage_total where migration_id = $1 limit $2))",
+    "delete from scan_cursor where ctid = any(array(select ctid from scan_cursor where migration_id = $1 limit $2))",
+    "delete from doc_count where ctid = any(array(select ctid from doc_count where migration_id = $1 limit $2))",
+];
+
+impl State {
+    /// Ends the migration's epoch: from here on every worker and driver of the old one is refused. Waits for their
+    /// transactions in flight. Gives the epoch that the target's fences must take.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn begin_reset(&self, id: MigrationId) -> Result<Epoch, StateError> {
+        let mut tx = self.pool.begin().await?;
+        // `for update`, not the update alone: it waits for the workers' `for key share`.
+        let row = sqlx::query("select epoch, purging from migration where id = $1 for update")
+            .bind(id.0)
+            .fetch_one(&mut *tx)
+            .await?;
+        let current = Epoch(row.try_get("epoch")?);
+        let epoch = if row.try_get::<bool, _>("purging")? { current } else { current.next(rand::random()) };
+        sqlx::query(
+            "update migration
+             set epoch = $2, purging = true, status = 'not_started', phase = 'idle', progress_set_at = null,
+                 source_seq = null, started_at = null, finished_at = null, options = '{}',
+                 driver_token = null, driver_until = null, driver_name = null
+             where id = $1",
+        )
+        .bind(id.0)
+        .bind(epoch.0)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "update run set state = 'stopped', outcome = 'the migration was reset', ended_at = now()
+             where migration_id = $1 and state in ('queued', 'running', 'stopping')",
+        )
+        .bind(id.0)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(epoch)
+    }
+
+    /// The changes of blob metadata to undo.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn blob_changes(&self, id: MigrationId, limit: i64) -> Result<Vec<BlobChange>, StateError> {
+        let rows = sqlx::query(
+            "select kind, key, parent_id, name, old_type, new_type, created_on from blob_change
+             where migration_id = $1 order by kind, key limit $2",
+        )
+        .bind(id.0)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BlobChange {
+                    retyped_from: row.try_get("old_type")?,
+                    key: row.try_get("key")?,
+                    parent_id: row.try_get("parent_id")?,
+                    name: row.try_get("name")?,
+                    new_type: row.try_get("new_type")?,
+                    created_on: row.try_get("created_on")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Forgets blob changes that were undone.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn forget_blob_changes(&self, id: MigrationId, keys: &[String]) -> Result<(), StateError> {
+        sqlx::query("delete from blob_change where migration_id = $1 and key = any($2)")
+            .bind(id.0)
+            .bind(keys)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes some of the migration's rows. Gives how many; none: nothing is left.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn purge_chunk(&self, id: MigrationId, limit: i64) -> Result<u64, StateError> {
+        let staged = sqlx::query(
+            "delete from staged_update s using (
+                 select bucket, case_id, form_id from staged_update where migration_id = $1 limit $2) d
+             where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id and s.form_id = d.form_id",
+        )
+        .bind(id.0)
+        .bind(limit)
+        .execute(&self.pool)
+        .await?
+        .rows_affected();
+        if staged > 0 {
+            return Ok(staged);
+        }
+        for sql in PURGED {
+            let deleted = sqlx::query(sql).bind(id.0).bind(limit).execute(&self.pool).await?.rows_affected();
+            if deleted > 0 {
+                return Ok(deleted);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Ends the reset: the domain can be migrated again.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn end_reset(&self, id: MigrationId) -> Result<(), StateError> {
+        sqlx::query("update migration set purging = false, commit_step = null, commit_rev = null where id = $1")
+            .bind(id.0)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}

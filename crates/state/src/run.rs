@@ -1,0 +1,253 @@
+//! Commands on record, processes that are alive, and the audit log.
+
+use chrono::{DateTime, Utc};
+use proto::ids::Domain;
+use serde_json::Value;
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::{MigrationId, State, StateError};
+
+/// Who gives a command.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// Login name.
+    pub who: String,
+    /// Host.
+    pub host: String,
+    /// Process.
+    pub pid: i32,
+}
+
+/// State of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// Waits for a driver.
+    Queued,
+    /// A driver works on it.
+    Running,
+    /// An operator asked it to stop; the driver ends it after the batches in flight.
+    Stopping,
+    /// It went through all phases.
+    Finished,
+    /// It ended with an error that the outcome tells.
+    Failed,
+    /// It was stopped.
+    Stopped,
+}
+
+impl RunState {
+    const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Stopping, Self::Finished, Self::Failed, Self::Stopped];
+
+    /// Its name in the state schema.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether nothing more will happen to it.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Stopped)
+    }
+}
+
+/// A command on record.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Key.
+    pub id: i64,
+    /// Domain.
+    pub domain: Domain,
+    /// State.
+    pub state: RunState,
+    /// What came of it, for people.
+    pub outcome: Option<String>,
+    /// Who gave it.
+    pub operator: Operator,
+    /// When.
+    pub queued_at: DateTime<Utc>,
+}
+
+impl State {
+    /// Puts a MIGRATE on record, unless one is open already for the domain: then that one is returned, with `false`.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn queue_run(
+        &self,
+        id: MigrationId,
+        command: &str,
+        arguments: &Value,
+        operator: &Operator,
+    ) -> Result<(Run, bool), StateError> {
+        let mut tx = self.pool.begin().await?;
+        // The row lock makes two commands at once see each other's run.
+        sqlx::query("select id from migration where id = $1 for update").bind(id.0).execute(&mut *tx).await?;
+        let open: Option<i64> = sqlx::query_scalar(
+            "select id from run where migration_id = $1 and state in ('queued', 'running', 'stopping') order by id limit 1",
+        )
+        .bind(id.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let (run_id, new) = match open {
+            Some(run_id) => (run_id, false),
+            None => {
+                let run_id: i64 = sqlx::query_scalar(
+                    "insert into run (migration_id, command, arguments, who, host, pid)
+                     values ($1, $2, $3::jsonb, $4, $5, $6) returning id",
+                )
+                .bind(id.0)
+                .bind(command)
+                .bind(arguments.to_string())
+                .bind(&operator.who)
+                .bind(&operator.host)
+                .bind(operator.pid)
+                .fetch_one(&mut *tx)
+                .await?;
+                (run_id, true)
+            }
+        };
+        tx.commit().await?;
+        Ok((self.run(run_id).await?, new))
+    }
+
+    /// A run by its key.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn run(&self, run_id: i64) -> Result<Run, StateError> {
+        let row = sqlx::query(
+            "select r.id, m.domain, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+             from run r join migration m on m.id = r.migration_id where r.id = $1",
+        )
+        .bind(run_id)
+        .fetch_one(&self.pool)
+        .await?;
+        run_from(&row)
+    }
+
+    /// Runs that are not over and whose domain nobody drives: for `serve` to adopt.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn orphaned_runs(&self) -> Result<Vec<Run>, StateError> {
+        let rows = sqlx::query(
+            "select r.id, m.domain, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+             from run r join migration m on m.id = r.migration_id
+             where r.state in ('queued', 'running', 'stopping') and (m.driver_until is null or m.driver_until <= now())
+             order by r.id",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(run_from).collect()
+    }
+
+    /// Records the state of a run. A run that is over stays as it is.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn set_run_state(&self, run_id: i64, state: RunState, outcome: Option<&str>) -> Result<(), StateError> {
+        sqlx::query(
+            "update run set state = $2, outcome = coalesce($3, outcome),
+                    started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
+                    ended_at = case when $4 then now() end
+             where id = $1 and state in ('queued', 'running', 'stopping')",
+        )
+        .bind(run_id)
+        .bind(state.as_str())
+        .bind(outcome)
+        .bind(state.is_over())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Asks the open run of a migration to stop; false when there is none.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn stop_run(&self, id: MigrationId) -> Result<bool, StateError> {
+        let changed = sqlx::query("update run set state = 'stopping' where migration_id = $1 and state in ('queued', 'running')")
+            .bind(id.0)
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
+        Ok(changed > 0)
+    }
+
+    /// Says that a process is alive.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn heartbeat(&self, id: Uuid, kind: &str, operator: &Operator) -> Result<(), StateError> {
+        sqlx::query(
+            "insert into instance (id, kind, host, pid) values ($1, $2, $3, $4)
+             on conflict (id) do update set seen_at = now()",
+        )
+        .bind(id)
+        .bind(kind)
+        .bind(&operator.host)
+        .bind(operator.pid)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Says that a process has ended, and forgets those that have been silent for a day.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn sign_off(&self, id: Uuid) -> Result<(), StateError> {
+        sqlx::query("delete from instance where id = $1 or seen_at < now() - interval '1 day'")
+            .bind(id)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// How many processes of a kind were seen in the last ten seconds.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn alive(&self, kind: &str) -> Result<i64, StateError> {
+        Ok(sqlx::query_scalar("select count(*) from instance where kind = $1 and seen_at > now() - interval '10 seconds'")
+            .bind(kind)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
+    /// Writes to the audit log.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn audit(&self, domain: &Domain, operator: &Operator, action: &str, detail: &Value) -> Result<(), StateError> {
+        sqlx::query("insert into audit_log (domain, who, host, action, detail) values ($1, $2, $3, $4, $5::jsonb)")
+            .bind(domain.as_str())
+            .bind(&operator.who)
+            .bind(&operator.host)
+            .bind(action)
+            .bind(detail.to_string())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
+
+fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {
+    let state: String = row.try_get("state")?;
+    Ok(Run {
+        id: row.try_get("id")?,
+        domain: Domain::new(row.try_get::<String, _>("domain")?),
+        state: RunState::ALL.into_iter().find(|s| s.as_str() == state).ok_or(StateError::Corrupt("run state"))?,
+        outcome: row.try_get("outcome")?,
+        operator: Operator { who: row.try_get("who")?, host: row.try_get("host")?, pid: row.try_get("pid")? },
+        queued_at: row.try_get("queued_at")?,
+    })
+}

@@ -1,0 +1,416 @@
+//! Scans, and cutting batches out of what is pending. A cursor always moves in the transaction that inserts the batches.
+
+use proto::doctype::DocType;
+use proto::topology::Stage;
+use sqlx::{Postgres, Row, Transaction};
+
+use crate::batch::insert_batch;
+use crate::migration::DriverLease;
+use crate::{MigrationId, State, StateError};
+
+/// How far a scan has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Key of the last row seen, as the scan writes it.
+    pub after_key: Option<String>,
+    /// Document id of the last row seen.
+    pub after_id: Option<String>,
+    /// Whether the end was reached.
+    pub complete: bool,
+    /// Rows seen so far.
+    pub scanned: i64,
+}
+
+/// How pending cases are cut into batches.
+#[derive(Clone, Copy, Debug)]
+pub struct CutLimits {
+    /// Cases of one batch at most.
+    pub cases: usize,
+    /// Weight of one batch at most: staged rows to replay. A case above it goes alone.
+    pub weight: i64,
+    /// Batches to cut at once at most.
+    pub batches: usize,
+}
+
+/// Name of the scan that walks over dirty cases.
+pub const REPLAY_PASS: &str = "replay";
+/// Name of the scan that walks over cases to diff.
+pub const DIFF_PASS: &str = "diff";
+
+/// Name of the scan of a document type.
+pub fn form_scan(doc_type: DocType) -> String {
+    format!("form:{doc_type}")
+}
+
+impl State {
+    /// Where a scan stands; the start if it has not begun.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn cursor(&self, id: MigrationId, scan: &str) -> Result<Cursor, StateError> {
+        let row = sqlx::query(
+            "select after_key, after_id, complete, scanned from scan_cursor where migration_id = $1 and scan = $2",
+        )
+        .bind(id.0)
+        .bind(scan)
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map_or_else(|| Ok(Cursor::default()), |row| cursor_from(&row))
+    }
+
+    /// Opens a scan again that had come to its end, without moving its cursor: whatever was added after it is found.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn reopen_scan(&self, held: &DriverLease, scan: &str) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query("update scan_cursor set complete = false where migration_id = $1 and scan = $2")
+            .bind(held.migration_id.0)
+            .bind(scan)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Sends a scan back to its start.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn restart_scan(&self, held: &DriverLease, scan: &str) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query("delete from scan_cursor where migration_id = $1 and scan = $2")
+            .bind(held.migration_id.0)
+            .bind(scan)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Moves a scan's cursor and inserts the form batches that it found, in one transaction.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn insert_scanned(
+        &self,
+        held: &DriverLease,
+        scan: &str,
+        cursor: &Cursor,
+        doc_type: DocType,
+        batches: &[&[String]],
+    ) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
+        for ids in batches {
+            insert_batch(&mut tx, held.migration_id.0, Stage::Form.as_str(), doc_type.as_str(), ids, None).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Moves a scan's cursor and records the cases that it found, in one transaction.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn record_cases(
+        &self,
+        held: &DriverLease,
+        scan: &str,
+        cursor: &Cursor,
+        case_ids: &[String],
+    ) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
+        insert_case_states(&mut tx, held.migration_id, case_ids).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Moves a scan's cursor and records the documents that it found missing, in one transaction.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn record_missing(
+        &self,
+        held: &DriverLease,
+        scan: &str,
+        cursor: &Cursor,
+        kind: DocType,
+        missing: &[String],
+    ) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        if cursor.after_id.is_none() && !cursor.complete {
+            sqlx::query("delete from missing_doc where migration_id = $1 and kind = $2")
+                .bind(held.migration_id.0)
+                .bind(kind.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
+        sqlx::query(
+            "insert into missing_doc (migration_id, kind, doc_id) select $1, $2, id from unnest($3::text[]) t(id)
+             on conflict do nothing",
+        )
+        .bind(held.migration_id.0)
+        .bind(kind.as_str())
+        .bind(missing)
+        .execute(&mut *tx)
+        .await?;
+        if cursor.complete {
+            sqlx::query(
+                "insert into doc_count (migration_id, kind, value) values ($1, $2, $3)
+                 on conflict (migration_id, kind) do update set value = excluded.value",
+            )
+            .bind(held.migration_id.0)
+            .bind(kind.as_str())
+            .bind(cursor.scanned)
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Cuts batches of dirty cases, from where the pass stands. Gives how many were cut; none: the pass is at its end.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn cut_case_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
+        let sql = "select bucket, case_id, count(*) as weight from dirty_case
+                   where migration_id = $1 and (bucket, case_id) > ($2, $3)
+                   group by bucket, case_id order by bucket, case_id limit $4";
+        self.cut(held, limits, REPLAY_PASS, Stage::Case, sql).await
+    }
+
+    /// Cuts batches of cases that are not diffed at their generation, from where the pass stands.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn cut_diff_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
+        let sql = "select bucket, case_id, 1::bigint as weight from case_state
+                   where migration_id = $1 and (bucket, case_id) > ($2, $3) and diffed_generation is distinct from generation
+                   order by bucket, case_id limit $4";
+        self.cut(held, limits, DIFF_PASS, Stage::Diff, sql).await
+    }
+
+    async fn cut(
+        &self,
+        held: &DriverLease,
+        limits: &CutLimits,
+        pass: &str,
+        stage: Stage,
+        sql: &'static str,
+    ) -> Result<usize, StateError> {
+        let mut cursor = self.cursor(held.migration_id, pass).await?;
+        let mut tx = self.driver_tx(held).await?;
+        let after_bucket: i16 = cursor.after_key.as_deref().and_then(|text| text.parse().ok()).unwrap_or(-1);
+        let wanted = limits.cases.saturating_mul(limits.batches);
+        let rows = sqlx::query(sql)
+            .bind(held.migration_id.0)
+            .bind(after_bucket)
+            .bind(cursor.after_id.as_deref().unwrap_or(""))
+            .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
+            .fetch_all(&mut *tx)
+            .await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut cases = Vec::with_capacity(rows.len());
+        for row in &rows {
+            cases.push((row.try_get::<String, _>("case_id")?, row.try_get::<i64, _>("weight")?));
+        }
+        let batches = cut_by_weight(cases, limits);
+        for ids in &batches {
+            insert_batch(&mut tx, held.migration_id.0, stage.as_str(), DocType::CommCareCase.as_str(), ids, None).await?;
+        }
+        // Unwrap safety: rows is not empty.
+        if let Some(last) = rows.last() {
+            cursor.after_key = Some(last.try_get::<i16, _>("bucket")?.to_string());
+            cursor.after_id = Some(last.try_get("case_id")?);
+        }
+        cursor.scanned += i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        save_cursor(&mut tx, held.migration_id, pass, &cursor).await?;
+        tx.commit().await?;
+        Ok(batches.len())
+    }
+
+    /// Inserts form batches for documents that have an error on record or are missing, to try them again.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn requeue_failed(&self, held: &DriverLease, batch: usize) -> Result<usize, StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        let rows = sqlx::query(
+            "select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
+             union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
+             order by 1, 2",
+        )
+        .bind(held.migration_id.0)
+        .fetch_all(&mut *tx)
+        .await?;
+        sqlx::query("delete from form_verdict where migration_id = $1").bind(held.migration_id.0).execute(&mut *tx).await?;
+        let mut by_kind: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+        for row in &rows {
+            by_kind.entry(row.try_get("kind")?).or_default().push(row.try_get("doc_id")?);
+        }
+        for (kind, ids) in &by_kind {
+            for part in ids.chunks(batch) {
+                insert_batch(&mut tx, held.migration_id.0, Stage::Form.as_str(), kind, part, None).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(rows.len())
+    }
+
+    /// How many cases are dirty, and how many are not diffed at their generation.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn pending_cases(&self, id: MigrationId) -> Result<(i64, i64), StateError> {
+        let row = sqlx::query(
+            "select (select count(distinct (bucket, case_id)) from dirty_case where migration_id = $1) as dirty,
+                    (select count(*) from case_state
+                     where migration_id = $1 and diffed_generation is distinct from generation) as undiffed",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok((row.try_get("dirty")?, row.try_get("undiffed")?))
+    }
+
+    /// Asks for a diff of these cases again, or of all.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn request_diff(&self, id: MigrationId, case_ids: Option<&[String]>) -> Result<u64, StateError> {
+        let result = match case_ids {
+            None => {
+                sqlx::query("update case_state set diffed_generation = null where migration_id = $1 and diffed_generation is not null")
+                    .bind(id.0)
+                    .execute(&self.pool)
+                    .await?
+            }
+            Some(case_ids) => {
+                let mut tx = self.pool.begin().await?;
+                insert_case_states(&mut tx, id, case_ids).await?;
+                let (buckets, ids) = with_buckets(case_ids);
+                let result = sqlx::query(
+                    "update case_state s set diffed_generation = null
+                     from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+                     where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+                )
+                .bind(id.0)
+                .bind(&buckets)
+                .bind(&ids)
+                .execute(&mut *tx)
+                .await?;
+                tx.commit().await?;
+                result
+            }
+        };
+        Ok(result.rows_affected())
+    }
+
+    /// A transaction of the driver: it fails unless the lease holds.
+    pub(crate) async fn driver_tx(&self, held: &DriverLease) -> Result<Transaction<'static, Postgres>, StateError> {
+        let mut tx = self.pool.begin().await?;
+        let mine: Option<i32> = sqlx::query_scalar(
+            "select 1 from migration where id = $1 and driver_token = $2 and epoch = $3 and not purging for key share",
+        )
+        .bind(held.migration_id.0)
+        .bind(held.token)
+        .bind(held.epoch.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+        if mine.is_none() {
+            return Err(StateError::LostLease);
+        }
+        Ok(tx)
+    }
+}
+
+/// Cases with their weights, in order, into batches within the limits.
+fn cut_by_weight(cases: Vec<(String, i64)>, limits: &CutLimits) -> Vec<Vec<String>> {
+    let mut batches = Vec::new();
+    let mut batch: Vec<String> = Vec::new();
+    let mut weight = 0;
+    for (case_id, case_weight) in cases {
+        if !batch.is_empty() && (batch.len() >= limits.cases || weight + case_weight > limits.weight) {
+            batches.push(std::mem::take(&mut batch));
+            weight = 0;
+        }
+        weight += case_weight;
+        batch.push(case_id);
+    }
+    if !batch.is_empty() {
+        batches.push(batch);
+    }
+    batches
+}
+
+/// The buckets of case ids, beside the ids, as arrays to bind.
+pub(crate) fn with_buckets(case_ids: &[String]) -> (Vec<i16>, Vec<String>) {
+    case_ids.iter().map(|id| (proto::bucket::of(id), id.clone())).unzip()
+}
+
+pub(crate) async fn insert_case_states(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    case_ids: &[String],
+) -> Result<(), StateError> {
+    let mut sorted = case_ids.to_vec();
+    sorted.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), case_id.clone()));
+    let (buckets, ids) = with_buckets(&sorted);
+    sqlx::query(
+        "insert into case_state (migration_id, bucket, case_id)
+         select $1, bucket, case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+         on conflict do nothing",
+    )
+    .bind(id.0)
+    .bind(&buckets)
+    .bind(&ids)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn save_cursor(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    scan: &str,
+    cursor: &Cursor,
+) -> Result<(), StateError> {
+    sqlx::query(
+        "insert into scan_cursor (migration_id, scan, after_key, after_id, complete, scanned) values ($1, $2, $3, $4, $5, $6)
+         on conflict (migration_id, scan) do update
+         set after_key = excluded.after_key, after_id = excluded.after_id, complete = excluded.complete,
+             scanned = excluded.scanned",
+    )
+    .bind(id.0)
+    .bind(scan)
+    .bind(&cursor.after_key)
+    .bind(&cursor.after_id)
+    .bind(cursor.complete)
+    .bind(cursor.scanned)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn cursor_from(row: &sqlx::postgres::PgRow) -> Result<Cursor, StateError> {
+    Ok(Cursor {
+        after_key: row.try_get("after_key")?,
+        after_id: row.try_get("after_id")?,
+        complete: row.try_get("complete")?,
+        scanned: row.try_get("scanned")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_close_by_count_and_by_weight_and_a_heavy_case_goes_alone() {
+        let limits = CutLimits { cases: 3, weight: 10, batches: 9 };
+        let cases = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 50), ("f", 6), ("g", 5)];
+        let cut = cut_by_weight(cases.iter().map(|(id, weight)| ((*id).to_owned(), *weight)).collect(), &limits);
+        assert_eq!(cut, [vec!["a", "b", "c"], vec!["d"], vec!["e"], vec!["f"], vec!["g"]]);
+    }
+}

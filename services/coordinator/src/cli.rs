@@ -1,0 +1,303 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::ids::Domain;
+use service::config::Config;
+use state::stats::RecordTable;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::commit::Accepted;
+use crate::commands::couch_sql_diff::{Cases, Output, Selection};
+use crate::commands::init::TargetTables;
+use crate::commands::migrate::Wait;
+use crate::commands::stats::Format;
+use crate::commands::{Confirmation, commit, couch_sql_diff, init, migrate, multiple, reset, serve, stats};
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Result};
+
+/// Moves CommCare HQ domains from CouchDB to PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, about, after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain MIGRATE\n\nExit status: 0 clean, 1 differences or refusal, 2 misuse, 130 stopped.")]
+pub struct Cli {
+    /// Configuration file; else $COUCH_SQL_CONFIG, else ./couch-sql.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Command {
+    /// Create or upgrade the state schema, and our fence table in the target.
+    Init(InitArgs),
+    /// Look at the configuration.
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Migrate one domain, or see how it stands.
+    #[command(name = "migrate_domain_from_couch_to_sql", after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain stats")]
+    MigrateDomain(MigrateArgs),
+    /// Migrate the domains of a list, several at a time; commit those that are clean, reset the others.
+    #[command(name = "migrate_multiple_domains_from_couch_to_sql", after_help = "Example:\n  coordinator migrate_multiple_domains_from_couch_to_sql domain-list.txt")]
+    MigrateMultiple(MultipleArgs),
+    /// Show recorded differences, or compare cases again.
+    #[command(name = "couch_sql_diff", after_help = "Example:\n  coordinator couch_sql_diff my-domain show --select=CommCareCase --csv")]
+    CouchSqlDiff(DiffArgs),
+    /// Stop the run of a domain, after the batches in flight.
+    Stop {
+        /// Domain.
+        domain: String,
+    },
+    /// Drive runs until stopped: those that commands put on record, and those whose driver died.
+    Serve,
+    /// As serve, with the workers and the broker in this process: for a laptop, or a small migration.
+    Standalone,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Create HQ's own tables too, for a fresh database.
+    #[arg(long)]
+    pub create_target: bool,
+    /// Print the least rights that each role needs on the target, and change nothing.
+    #[arg(long, conflicts_with = "create_target")]
+    pub print_grants: bool,
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Say what is used, and reach every server.
+    Check,
+}
+
+/// What to do with a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Migrate it; again, to go on or to take what came since.
+    #[value(name = "MIGRATE")]
+    Migrate,
+    /// Make it use SQL.
+    #[value(name = "COMMIT")]
+    Commit,
+    /// Undo the migration: delete its SQL forms and cases and all that is on record.
+    #[value(name = "reset", alias = "blow-away")]
+    Reset,
+    /// How it stands.
+    #[value(name = "stats")]
+    Stats,
+    /// Print all recorded differences, then all changes.
+    #[value(name = "diff")]
+    Diff,
+}
+
+/// Arguments of `migrate_domain_from_couch_to_sql`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Domain.
+    pub domain: String,
+    /// What to do.
+    pub action: Action,
+    /// Ask nothing.
+    #[arg(long)]
+    pub no_input: bool,
+    /// MIGRATE: put the run on record for `serve` and return.
+    #[arg(long)]
+    pub detach: bool,
+    /// stats: list errors and missing ids too.
+    #[arg(long)]
+    pub verbose: bool,
+    /// stats: JSON.
+    #[arg(long, conflicts_with = "verbose")]
+    pub json: bool,
+    /// COMMIT: differences that do not stand against it: document types, `errors` or `all`, with commas. On record in the
+    /// audit log.
+    #[arg(long, value_name = "KINDS")]
+    pub accept_diffs: Option<String>,
+    /// COMMIT: give an interrupted COMMIT up and go back to Couch.
+    #[arg(long, conflicts_with = "accept_diffs")]
+    pub abort: bool,
+    /// Accepted for old runbooks and not used: state is in PostgreSQL.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Arguments of `migrate_multiple_domains_from_couch_to_sql`.
+#[derive(Debug, Args)]
+pub struct MultipleArgs {
+    /// File with one domain a line, or names with colons between.
+    pub domains: String,
+    /// Domains at a time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub at_most: u16,
+    /// Accepted for old runbooks and not used: state is in PostgreSQL.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What to do with differences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffAction {
+    /// Print what is on record.
+    Show,
+    /// Compare cases again.
+    Cases,
+}
+
+/// Arguments of `couch_sql_diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Domain.
+    pub domain: String,
+    /// What to do.
+    pub action: DiffAction,
+    /// show: TYPE, TYPE:id1,id2, TYPE1,TYPE2, forms or cases. cases: pending, with-diffs, with-changes, ids, or a path to a
+    /// file of ids.
+    #[arg(long)]
+    pub select: Option<String>,
+    /// show: changes instead of diffs.
+    #[arg(long)]
+    pub changes: bool,
+    /// show: CSV.
+    #[arg(long)]
+    pub csv: bool,
+    /// show: a JSON object per line.
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// show: documents at a time.
+    #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub batch_size: i64,
+    /// Accepted for old runbooks and not used: state is in PostgreSQL.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The refusal or failure, for one line on standard error.
+pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Result<Exit> {
+    match cli.command {
+        Command::Init(args) if args.print_grants => Ok(init::grants(&config)),
+        Command::Init(args) => {
+            let tables = if args.create_target { TargetTables::Create } else { TargetTables::AsFound };
+            init::init(&config, tables).await
+        }
+        Command::Config { action: ConfigAction::Check } => init::check(&config).await,
+        Command::MigrateDomain(args) => migrate_domain(&Context::connect(config).await?, &args, stop).await,
+        Command::MigrateMultiple(args) => {
+            state_dir(args.state_dir.as_ref());
+            let domains = multiple::read_list(&args.domains)?;
+            let context = Context::connect(config).await?;
+            multiple::migrate_all(&context, domains, usize::from(args.at_most), stop).await
+        }
+        Command::CouchSqlDiff(args) => diff(&Context::connect(config).await?, &args, stop).await,
+        Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
+        Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
+        Command::Standalone => {
+            config.broker.url = "memory:".parse().map_err(|_| Failure::new("C2S-0110", "no in-process broker", ""))?;
+            serve::serve(&Context::connect(config).await?, stop).await
+        }
+    }
+}
+
+async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: CancellationToken) -> Result<Exit> {
+    state_dir(args.state_dir.as_ref());
+    let domain = Domain::new(args.domain.clone());
+    let confirmation = if args.no_input { Confirmation::Given } else { Confirmation::Needed };
+    match args.action {
+        Action::Migrate => {
+            let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
+            migrate::migrate(context, &domain, wait, stop).await
+        }
+        Action::Commit if args.abort => commit::abort(context, &domain, confirmation).await,
+        Action::Commit => {
+            let accepted = Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?;
+            commit::commit(context, &domain, &accepted, confirmation).await
+        }
+        Action::Reset => reset::reset(context, &domain, confirmation).await,
+        Action::Stats => {
+            let format = match (args.json, args.verbose) {
+                (true, _) => Format::Json,
+                (false, true) => Format::Verbose,
+                (false, false) => Format::Table,
+            };
+            stats::stats(context, &domain, format).await
+        }
+        Action::Diff => {
+            let all = Selection::default();
+            for table in [RecordTable::Diffs, RecordTable::Changes] {
+                couch_sql_diff::show(context, &domain, table, &all, Output::Text, 100).await?;
+            }
+            Ok(Exit::Clean)
+        }
+    }
+}
+
+async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) -> Result<Exit> {
+    state_dir(args.state_dir.as_ref());
+    let domain = Domain::new(args.domain.clone());
+    match args.action {
+        DiffAction::Show => {
+            let table = if args.changes { RecordTable::Changes } else { RecordTable::Diffs };
+            let output = match (args.csv, args.json) {
+                (true, _) => Output::Csv,
+                (_, true) => Output::Json,
+                _ => Output::Text,
+            };
+            let selection = Selection::parse(args.select.as_deref())?;
+            couch_sql_diff::show(context, &domain, table, &selection, output, args.batch_size).await
+        }
+        DiffAction::Cases => {
+            if args.csv || args.changes || args.json {
+                return Err(Failure::new("C2S-0111", "--csv, --json and --changes belong to `show`", "leave them out"));
+            }
+            couch_sql_diff::cases(context, &domain, &Cases::parse(args.select.as_deref())?, stop).await
+        }
+    }
+}
+
+fn state_dir(given: Option<&PathBuf>) {
+    if given.is_some() {
+        eprintln!("--state-dir is not used: the state of migrations is in PostgreSQL");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_predecessors_commands_are_understood() {
+        for line in [
+            "coordinator migrate_domain_from_couch_to_sql d stats",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --no-input --state-dir /x",
+            "coordinator migrate_domain_from_couch_to_sql d COMMIT --accept-diffs=CommCareCase",
+            "coordinator migrate_domain_from_couch_to_sql d reset",
+            "coordinator migrate_domain_from_couch_to_sql d blow-away",
+            "coordinator migrate_multiple_domains_from_couch_to_sql list.txt",
+            "coordinator couch_sql_diff d show --select=CommCareCase:a,b --changes --csv",
+            "coordinator couch_sql_diff d cases --select=pending",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        assert!(Cli::try_parse_from(["coordinator", "migrate_domain_from_couch_to_sql", "d", "migrate"]).is_err());
+    }
+}

@@ -1,0 +1,278 @@
+//! `couch_sql_diff`: shows recorded differences, and compares cases again.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+
+use docdiff::Diff;
+use proto::doctype::DocType;
+use proto::ids::Domain;
+use serde_json::{Value, json};
+use state::migration::Migration;
+use state::stats::{DiffRecord, RecordTable};
+use tokio_util::sync::CancellationToken;
+
+use super::migration_of;
+use crate::context::Context;
+use crate::domain_doc::DomainDoc;
+use crate::driver::{DiffScope, StopSignals, diff_only};
+use crate::failure::{Exit, Failure, Result};
+use crate::rules::{Command, Situation, allow};
+use crate::workers::Workforce;
+
+/// Old and new together longer than this are printed on lines of their own.
+const ONE_LINE: usize = 60;
+
+/// How `show` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// CSV.
+    Csv,
+    /// A JSON object per line.
+    Json,
+}
+
+/// Which documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    kinds: Vec<String>,
+    ids: Vec<String>,
+}
+
+impl Selection {
+    /// For `show`: `TYPE`, `TYPE:id1,id2`, `TYPE1,TYPE2`, `forms`, `cases`.
+    ///
+    /// # Errors
+    /// `C2S-0105` for something else.
+    pub fn parse(text: Option<&str>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self::default()) };
+        let (kinds, ids) = text.split_once(':').map_or((text, None), |(kinds, ids)| (kinds, Some(ids)));
+        let mut selection = Self::default();
+        for kind in kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()) {
+            match (kind, DocType::parse(kind)) {
+                ("forms", _) => selection.kinds.extend(DocType::FORMS.iter().map(|kind| kind.as_str().to_owned())),
+                ("cases", _) => selection.kinds.extend(["CommCareCase", "CommCareCase-Deleted"].map(str::to_owned)),
+                (_, Some(kind)) => selection.kinds.push(kind.as_str().to_owned()),
+                (_, None) => {
+                    return Err(Failure::new(
+                        "C2S-0105",
+                        format!("--select: {kind} is not a document type"),
+                        "use a document type, TYPE:id1,id2, forms, or cases",
+                    ));
+                }
+            }
+        }
+        if let Some(ids) = ids {
+            selection.ids = ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect();
+        }
+        Ok(selection)
+    }
+}
+
+/// Prints recorded differences.
+///
+/// # Errors
+/// The domain is not being migrated; servers that cannot be reached.
+pub async fn show(
+    context: &Context,
+    domain: &Domain,
+    table: RecordTable,
+    selection: &Selection,
+    output: Output,
+    batch: i64,
+) -> Result<Exit> {
+    let migration = migration_of(context, domain).await?;
+    context.state.audit(domain, &context.operator, "couch_sql_diff show", &json!({})).await?;
+    let mut csv = csv::Writer::from_writer(std::io::stdout());
+    if output == Output::Csv {
+        let heading = ["doc_type", "doc_id", "diff_type", "path", "old_value", "new_value", "reason"];
+        csv.write_record(heading).map_err(broken_pipe)?;
+    }
+    let mut after: Option<(String, String)> = None;
+    loop {
+        let records = page(context, &migration, table, selection, after.as_ref(), batch).await?;
+        for record in &records {
+            match output {
+                Output::Text => print_text(record)?,
+                Output::Json => println!("{}", as_json(record)?),
+                Output::Csv => write_csv(&mut csv, record)?,
+            }
+        }
+        csv.flush().map_err(|error| broken_pipe(error.into()))?;
+        let Some(last) = records.last() else { break };
+        after = Some((last.kind.clone(), last.doc_id.clone()));
+        let full = i64::try_from(records.len()).unwrap_or(i64::MAX) >= batch;
+        if !full || (output == Output::Text && !more()) {
+            break;
+        }
+    }
+    Ok(Exit::Clean)
+}
+
+async fn page(
+    context: &Context,
+    migration: &Migration,
+    table: RecordTable,
+    selection: &Selection,
+    after: Option<&(String, String)>,
+    limit: i64,
+) -> Result<Vec<DiffRecord>> {
+    let after = after.map(|(kind, id)| (kind.as_str(), id.as_str()));
+    let state = &context.state;
+    Ok(match table {
+        RecordTable::Diffs => state.diff_records(migration.id, &selection.kinds, &selection.ids, after, limit).await?,
+        RecordTable::Changes => state.change_records(migration.id, &selection.kinds, &selection.ids, after, limit).await?,
+    })
+}
+
+/// Asks whether to go on, when there is somebody to ask.
+fn more() -> bool {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return true;
+    }
+    eprint!("show more? (Y/n) ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).is_ok() && !answer.trim().eq_ignore_ascii_case("n")
+}
+
+fn diffs_of(record: &DiffRecord) -> Result<Vec<Diff>> {
+    let unreadable = || Failure::new("C2S-1510", format!("the recorded diffs of {} cannot be read", record.doc_id), "");
+    let list: Vec<Value> = serde_json::from_str(&record.diffs).map_err(|_| unreadable())?;
+    let mut diffs = list.iter().map(Diff::from_json).collect::<Result<Vec<_>, _>>().map_err(|_| unreadable())?;
+    diffs.sort_by_key(|diff| (diff.diff_type.as_str(), diff.path_text()));
+    Ok(diffs)
+}
+
+fn side(side: &docdiff::Side) -> String {
+    match side {
+        docdiff::Side::Missing => "[MISSING]".to_owned(),
+        docdiff::Side::Value(value) => value.to_string(),
+    }
+}
+
+fn print_text(record: &DiffRecord) -> Result<()> {
+    let reason = record.reason.as_deref().map(|reason| format!(" {reason}")).unwrap_or_default();
+    println!("{} {}{reason}", record.kind, record.doc_id);
+    for diff in diffs_of(record)? {
+        let (old, new) = (side(&diff.old), side(&diff.new));
+        let head = format!("  {} [{}]", diff.diff_type.as_str(), diff.path_text());
+        if old.len() + new.len() > ONE_LINE {
+            println!("{head}\n    - {old}\n    + {new}");
+        } else {
+            println!("{head} {old} -> {new}");
+        }
+    }
+    Ok(())
+}
+
+fn as_json(record: &DiffRecord) -> Result<Value> {
+    let diffs: Vec<Value> = diffs_of(record)?.iter().map(Diff::to_json).collect();
+    let mut object = json!({"doc_type": record.kind, "doc_id": record.doc_id, "diffs": diffs});
+    if let (Some(reason), Some(map)) = (&record.reason, object.as_object_mut()) {
+        map.insert("reason".to_owned(), json!(reason));
+    }
+    Ok(object)
+}
+
+fn write_csv(csv: &mut csv::Writer<std::io::Stdout>, record: &DiffRecord) -> Result<()> {
+    for diff in diffs_of(record)? {
+        let (path, old, new) = (diff.path_text(), side(&diff.old), side(&diff.new));
+        let reason = record.reason.as_deref().unwrap_or_default();
+        csv.write_record([&record.kind, &record.doc_id, diff.diff_type.as_str(), &path, &old, &new, reason])
+            .map_err(broken_pipe)?;
+    }
+    Ok(())
+}
+
+fn broken_pipe(error: csv::Error) -> Failure {
+    Failure::new("C2S-0106", format!("the output could not be written: {error}"), "")
+}
+
+/// Which cases to compare again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cases {
+    /// All cases of both sides.
+    All,
+    /// Those that were not compared at their present generation.
+    Pending,
+    /// Those with a record.
+    With(RecordTable),
+    /// These.
+    Ids(Vec<String>),
+}
+
+impl Cases {
+    /// `pending`, `with-diffs`, `with-changes`, ids, or a path (`/…` or `./…`) to a file with one id a line.
+    ///
+    /// # Errors
+    /// `C2S-0107` when the file cannot be read.
+    pub fn parse(text: Option<&str>) -> Result<Self> {
+        Ok(match text {
+            None => Self::All,
+            Some("pending") => Self::Pending,
+            Some("with-diffs") => Self::With(RecordTable::Diffs),
+            Some("with-changes") => Self::With(RecordTable::Changes),
+            Some(path) if path.starts_with('/') || path.starts_with("./") => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| Failure::new("C2S-0107", format!("{path} cannot be read: {error}"), "check the path"))?;
+                Self::Ids(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect())
+            }
+            Some(ids) => Self::Ids(ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect()),
+        })
+    }
+}
+
+/// Compares cases again. The exit status says whether differences are on record afterwards.
+///
+/// # Errors
+/// The refusal, or what went wrong; what was not compared stays pending.
+pub async fn cases(context: &Arc<Context>, domain: &Domain, cases: &Cases, stop: CancellationToken) -> Result<Exit> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let found = context.state.migration(domain).await?;
+    allow(Command::DiffCases, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    let migration = migration_of(context, domain).await?;
+    let requested = match cases {
+        Cases::All => context.state.request_diff(migration.id, None).await?,
+        Cases::Pending => 0,
+        Cases::With(table) => {
+            let ids = context.state.cases_with_records(migration.id, *table).await?;
+            context.state.request_diff(migration.id, Some(&ids)).await?
+        }
+        Cases::Ids(ids) => context.state.request_diff(migration.id, Some(ids)).await?,
+    };
+    tracing::info!(cases = requested, "cases are compared again");
+    let broker = context.broker().await?;
+    let workforce = Workforce::if_in_process(context, &broker).await?;
+    let signals = StopSignals { operator: stop, shutdown: CancellationToken::new() };
+    let scope = if *cases == Cases::All { DiffScope::AllCases } else { DiffScope::Pending };
+    let compared = diff_only(context, Arc::clone(&broker), &migration, signals, scope).await;
+    if let Some(workforce) = workforce {
+        workforce.stop().await;
+    }
+    broker.close().await;
+    if !compared? {
+        return Ok(Exit::Stopped);
+    }
+    let clean = super::stats::print_after_run(context, domain).await?;
+    Ok(if clean { Exit::Clean } else { Exit::Differences })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn selections() {
+        assert_eq!(Selection::parse(None).unwrap(), Selection::default());
+        let one = Selection::parse(Some("CommCareCase:a, b")).unwrap();
+        assert_eq!((one.kinds, one.ids), (vec!["CommCareCase".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(Selection::parse(Some("forms")).unwrap().kinds.len(), 8);
+        assert_eq!(Selection::parse(Some("Case")).unwrap_err().code, "C2S-0105");
+        assert_eq!(Cases::parse(Some("pending")).unwrap(), Cases::Pending);
+        assert_eq!(Cases::parse(Some("a,b")).unwrap(), Cases::Ids(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(Cases::parse(Some("./no-such-file")).unwrap_err().code, "C2S-0107");
+    }
+}

@@ -1,0 +1,145 @@
+//! `MIGRATE`: puts a run on record and follows it. If nobody drives the domain, this process does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::ids::Domain;
+use serde_json::json;
+use state::run::{Run, RunState};
+use tokio_util::sync::CancellationToken;
+
+use super::{human, stats};
+use crate::context::Context;
+use crate::display::ProgressDisplay;
+use crate::domain_doc::DomainDoc;
+use crate::driver::{Driven, StopSignals, drive};
+use crate::failure::{Exit, Failure, Result};
+use crate::rules::{Command, Situation, allow};
+use crate::workers::Workforce;
+
+/// Pause between two looks at a run.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a `serve` that is alive has to take a queued run before this process drives it.
+const SERVE_GRACE: Duration = Duration::from_secs(5);
+
+/// Whether to wait for the end of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Follow it.
+    UntilEnd,
+    /// `--detach`: leave it to `serve`.
+    No,
+}
+
+/// Migrates a domain.
+///
+/// # Errors
+/// The refusal, or why the run failed.
+pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: CancellationToken) -> Result<Exit> {
+    let started = Instant::now();
+    let run = queue(context, domain).await?;
+    if wait == Wait::No {
+        if context.state.alive("serve").await? == 0 {
+            return Err(Failure::new("C2S-4008", "no `coordinator serve` is running, so that nobody would drive the run", "start one, or leave --detach out"));
+        }
+        println!("run {} of {domain} is on record; see `stats`", run.id);
+        return Ok(Exit::Clean);
+    }
+    let display = ProgressDisplay::start(context, domain).await?;
+    let ended = follow(context, &run, stop).await;
+    display.finish().await;
+    let ended = ended?;
+    match ended.state {
+        RunState::Finished => {
+            let clean = stats::print_after_run(context, domain).await?;
+            println!("{} in {}", ended.outcome.unwrap_or_default(), human(started.elapsed()));
+            Ok(if clean { Exit::Clean } else { Exit::Differences })
+        }
+        RunState::Stopped => {
+            eprintln!("{domain}: {}", ended.outcome.unwrap_or_else(|| "stopped".to_owned()));
+            Ok(Exit::Stopped)
+        }
+        RunState::Failed => Err(Failure::new("C2S-4009", ended.outcome.unwrap_or_else(|| "the run failed".to_owned()), "")),
+        RunState::Queued | RunState::Running | RunState::Stopping => {
+            eprintln!("{domain}: the run goes on without this command; see `stats`, or end it with `coordinator stop {domain}`");
+            Ok(Exit::Stopped)
+        }
+    }
+}
+
+/// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
+async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let found = context.state.migration(domain).await?;
+    allow(Command::Migrate, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    let migration = context.state.ensure_migration(domain).await?;
+    let (run, new) = context.state.queue_run(migration.id, "MIGRATE", &json!({}), &context.operator).await?;
+    if !new {
+        eprintln!(
+            "{domain} is being migrated already: run {} of {}@{} (pid {}), since {}; following it",
+            run.id,
+            run.operator.who,
+            run.operator.host,
+            run.operator.pid,
+            run.queued_at.format("%Y-%m-%d %H:%M:%S UTC")
+        );
+    }
+    Ok(run)
+}
+
+/// Waits for the end of a run, and drives it when nobody else does. Gives the run as it was last seen.
+pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: CancellationToken) -> Result<Run> {
+    let state = &context.state;
+    let started = Instant::now();
+    loop {
+        let now = state.run(run.id).await?;
+        if now.state.is_over() {
+            return Ok(now);
+        }
+        let driven = state.migration(&run.domain).await?.is_some_and(|migration| migration.driver.is_some());
+        let served = state.alive("serve").await? > 0 && started.elapsed() < SERVE_GRACE;
+        if !driven && !served {
+            if stop.is_cancelled() {
+                state.set_run_state(run.id, RunState::Stopped, Some("stopped by the operator; MIGRATE goes on from here")).await?;
+                continue;
+            }
+            drive_here(context, run, &stop).await?;
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return state.run(run.id).await.map_err(Failure::from),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Drives the run in this process; with the in-process broker, the workers are here too.
+async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken) -> Result<()> {
+    let broker = context.broker().await?;
+    let workforce = Workforce::if_in_process(context, &broker).await?;
+    let signals = StopSignals { operator: stop.clone(), shutdown: CancellationToken::new() };
+    let driven = drive(context, Arc::clone(&broker), run, signals).await;
+    if let Some(workforce) = workforce {
+        workforce.stop().await;
+    }
+    broker.close().await;
+    match driven? {
+        Driven::Busy => tokio::time::sleep(LOOK).await,
+        Driven::Finished | Driven::Stopped | Driven::LeftForOthers => {}
+    }
+    Ok(())
+}
+
+/// Asks the run of a domain to stop.
+///
+/// # Errors
+/// `C2S-4006` when the domain is not being migrated.
+pub async fn stop(context: &Context, domain: &Domain) -> Result<Exit> {
+    let migration = super::migration_of(context, domain).await?;
+    if context.state.stop_run(migration.id).await? {
+        println!("the run of {domain} stops after the batches in flight");
+    } else {
+        println!("no run of {domain} is on");
+    }
+    Ok(Exit::Clean)
+}

@@ -1,0 +1,110 @@
+//! The commands.
+
+pub mod commit;
+pub mod couch_sql_diff;
+pub mod init;
+pub mod migrate;
+pub mod multiple;
+pub mod reset;
+pub mod serve;
+pub mod stats;
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use state::migration::{DriverLease, Migration};
+
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+
+/// Asks the operator, unless told not to.
+///
+/// # Errors
+/// `C2S-0103` when the answer is no, or when nobody can be asked.
+pub(crate) fn confirm(question: &str, confirmation: Confirmation) -> Result<()> {
+    if confirmation == Confirmation::Given {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new("C2S-0103", "this asks for a confirmation and there is no terminal", "use --no-input"));
+    }
+    eprint!("{question} [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::new("C2S-0103", "not confirmed", "nothing was changed"))
+    }
+}
+
+/// Whether the operator has agreed beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// `--no-input`.
+    Given,
+    /// Ask.
+    Needed,
+}
+
+/// Holds the domain's lease while a short command works on it.
+pub(crate) struct HeldDomain {
+    pub(crate) lease: DriverLease,
+    renewal: tokio::task::JoinHandle<()>,
+}
+
+impl HeldDomain {
+    /// Takes the lease, or says who has it.
+    pub(crate) async fn take(context: &Context, migration: &Migration) -> Result<Self> {
+        let time = context.config.worker.lease;
+        let Some(lease) = context.state.take_lease(migration.id, &context.name, time).await? else {
+            let driver = context.state.migration(&migration.domain).await?.and_then(|found| found.driver);
+            return Err(Failure::new(
+                "C2S-4007",
+                format!("{} is being migrated by {}", migration.domain, driver.unwrap_or_else(|| "another process".to_owned())),
+                "wait until that has ended (see `stats`), or stop it with `coordinator stop`",
+            ));
+        };
+        let state = context.state.clone();
+        let held = lease.clone();
+        let renewal = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(time / 3);
+            loop {
+                tick.tick().await;
+                if let Err(error) = state.renew_lease(&held, time).await {
+                    tracing::warn!(code = error.code(), "the domain's lease could not be renewed");
+                }
+            }
+        });
+        Ok(Self { lease, renewal })
+    }
+
+    /// Gives the lease back.
+    pub(crate) async fn give_back(self, context: &Context) -> Result<()> {
+        self.renewal.abort();
+        Ok(context.state.drop_lease(&self.lease).await?)
+    }
+}
+
+/// The migration of a domain.
+///
+/// # Errors
+/// `C2S-4006` when there is none.
+pub(crate) async fn migration_of(context: &Context, domain: &proto::ids::Domain) -> Result<Migration> {
+    context
+        .state
+        .migration(domain)
+        .await?
+        .ok_or_else(|| Failure::new("C2S-4006", format!("{domain} is not being migrated"), "start with MIGRATE"))
+}
+
+/// A duration for people.
+pub(crate) fn human(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, _) => format!("{:.1} s", time.as_secs_f64()),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}

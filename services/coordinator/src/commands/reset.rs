@@ -1,0 +1,108 @@
+//! `reset`: undoes a migration.
+//!
+//! It is logical at once: the epoch ends in the state schema, then the target's fences close (which waits for the
+//! transactions in flight), and nothing of the old epoch can be written any more. The purge that follows can be
+//! interrupted; running `reset` again goes on with it. Blobs are never deleted, and of blob metadata only our own changes
+//! are undone.
+
+use proto::ids::Domain;
+use serde_json::json;
+use state::migration::Migration;
+
+use super::{Confirmation, confirm};
+use crate::context::Context;
+use crate::domain_doc::DomainDoc;
+use crate::failure::{Exit, Result};
+use crate::rules::{Command, Situation, allow};
+
+/// Rows of one step of the purge.
+const CHUNK: i64 = 5000;
+/// The same, for the target.
+const TARGET_CHUNK: usize = 5000;
+
+/// Resets.
+///
+/// # Errors
+/// The refusal, or what went wrong; running it again goes on.
+pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmation) -> Result<Exit> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let found = context.state.migration(domain).await?;
+    allow(Command::Reset, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    let driver = found.as_ref().and_then(|migration| migration.driver.clone());
+    if let Some(driver) = &driver {
+        eprintln!("{domain} is being migrated by {driver}; its work ends with the reset");
+    }
+    confirm(
+        &format!("Delete all SQL forms and cases of {domain}, and everything its migration has recorded?"),
+        confirmation,
+    )?;
+    let migration = context.state.ensure_migration(domain).await?;
+    context.state.audit(domain, &context.operator, "reset", &json!({ "interrupted_driver": driver })).await?;
+    let epoch = context.state.begin_reset(migration.id).await?;
+    eprintln!("waiting for the transactions in flight");
+    context.target.close_fence(domain, epoch).await?;
+    purge(context, &migration).await?;
+    if context.target.progress(domain).await?.status != hqsql::Status::NotStarted {
+        context.target.set_not_started(domain).await?;
+    }
+    context.tell_hq(domain).await?;
+    context.state.end_reset(migration.id).await?;
+    println!("{domain} was reset: no form and no case of it is left in SQL, and its migration can start anew.");
+    Ok(Exit::Clean)
+}
+
+/// Deletes the domain's rows in the target, undoes blob changes, then deletes what is on record here.
+async fn purge(context: &Context, migration: &Migration) -> Result<()> {
+    let domain = &migration.domain;
+    let mut deleted: u64 = 0;
+    let mut told = 0;
+    let mut tell = |deleted: u64| {
+        if deleted - told >= 100_000 {
+            eprintln!("{deleted} rows deleted");
+            told = deleted;
+        }
+    };
+    loop {
+        let rows = context.target.purge_chunk(domain, TARGET_CHUNK).await?;
+        if rows == 0 {
+            break;
+        }
+        deleted += rows;
+        tell(deleted);
+    }
+    loop {
+        let changes = context.state.blob_changes(migration.id, CHUNK).await?;
+        if changes.is_empty() {
+            break;
+        }
+        let undo: Vec<hqsql::BlobChange> = changes.iter().map(|change| to_undo(domain, change)).collect();
+        context.target.undo_blob_changes(&undo).await?;
+        let keys: Vec<String> = changes.into_iter().map(|change| change.key).collect();
+        context.state.forget_blob_changes(migration.id, &keys).await?;
+    }
+    loop {
+        let rows = context.state.purge_chunk(migration.id, CHUNK).await?;
+        if rows == 0 {
+            return Ok(());
+        }
+        deleted += rows;
+        tell(deleted);
+    }
+}
+
+fn to_undo(domain: &Domain, change: &state::form_stage::BlobChange) -> hqsql::BlobChange {
+    match change.retyped_from {
+        None => hqsql::BlobChange::Inserted {
+            domain: domain.clone(),
+            parent_id: change.parent_id.clone(),
+            key: change.key.clone(),
+        },
+        Some(from) => hqsql::BlobChange::Retyped {
+            domain: domain.clone(),
+            parent_id: change.parent_id.clone(),
+            key: change.key.clone(),
+            from,
+            to: change.new_type,
+        },
+    }
+}

@@ -1,0 +1,179 @@
+//! `stats`: how a migration stands. It only reads, and may be run at any time.
+
+use proto::doctype::DocType;
+use proto::ids::Domain;
+use serde_json::json;
+use state::Status;
+use state::stats::TypeStats;
+
+use crate::context::Context;
+use crate::domain_doc::DomainDoc;
+use crate::driver::couch_counts;
+use crate::failure::{Exit, Result};
+
+/// Lines of a listing at most.
+const LISTED: i64 = 50;
+/// Width of the first column.
+const KIND_WIDTH: usize = 22;
+
+/// How to show the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The table.
+    #[default]
+    Table,
+    /// The table, with errors and missing ids below it.
+    Verbose,
+    /// One JSON object.
+    Json,
+}
+
+/// Rows of the table, with what belongs below it.
+struct Found {
+    status: Status,
+    rows: Vec<(DocType, TypeStats)>,
+    errors: i64,
+    parked: i64,
+    dirty: i64,
+    undiffed: i64,
+}
+
+impl Found {
+    fn has_diffs(&self) -> bool {
+        self.errors > 0
+            || self.parked > 0
+            || self.dirty > 0
+            || self.undiffed > 0
+            || self.rows.iter().any(|(_, row)| row.diffs + row.missing + row.changes > 0)
+    }
+}
+
+/// Prints the statistics of a domain.
+///
+/// # Errors
+/// Unknown domain; servers that cannot be reached.
+pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result<Exit> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let migration = context.state.migration(domain).await?;
+    let started = migration.as_ref().is_some_and(|migration| migration.status != Status::NotStarted);
+    let found = if started { recorded(context, domain).await? } else { counted(context, domain, doc.is_on_sql()).await? };
+    if format == Format::Json {
+        println!("{}", as_json(domain, &found));
+        return Ok(Exit::Clean);
+    }
+    println!("Couch to SQL migration status for {domain}: {}", found.status);
+    if let Some(migration) = &migration
+        && started
+    {
+        let driver = migration.driver.as_deref().map_or_else(|| "nobody drives it".to_owned(), |name| format!("driven by {name}"));
+        println!("phase: {} ({driver})", migration.phase);
+    }
+    print_table(&found.rows);
+    print_pending(domain, &found);
+    if format == Format::Verbose
+        && let Some(migration) = migration
+    {
+        print_lists(context, &migration).await?;
+    }
+    Ok(Exit::Clean)
+}
+
+/// Prints the table after a run, with only the rows that have something. Whether the migration is clean.
+pub(crate) async fn print_after_run(context: &Context, domain: &Domain) -> Result<bool> {
+    let mut found = recorded(context, domain).await?;
+    found.rows.retain(|(_, row)| *row != TypeStats::default());
+    println!("Couch to SQL migration status for {domain}: {}", found.status);
+    print_table(&found.rows);
+    print_pending(domain, &found);
+    Ok(!found.has_diffs())
+}
+
+async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
+    let migration = super::migration_of(context, domain).await?;
+    let obstacles = context.state.obstacles(migration.id).await?;
+    Ok(Found {
+        status: migration.status,
+        rows: context.state.type_stats(migration.id).await?,
+        errors: obstacles.errors.iter().map(|(_, count)| count).sum(),
+        parked: obstacles.parked,
+        dirty: obstacles.dirty,
+        undiffed: obstacles.undiffed,
+    })
+}
+
+/// Without a migration, the counts are those of Couch.
+async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Found> {
+    let rows = couch_counts(context, domain).await?;
+    let rows = rows.into_iter().map(|(kind, docs)| (kind, TypeStats { docs, ..TypeStats::default() })).collect();
+    let status = if on_sql { Status::Complete } else { Status::NotStarted };
+    Ok(Found { status, rows, errors: 0, parked: 0, dirty: 0, undiffed: 0 })
+}
+
+fn print_table(rows: &[(DocType, TypeStats)]) {
+    println!("{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}", "", "Docs", "Diffs", "Missing", "Changes");
+    for (kind, row) in rows {
+        let line = format!(
+            "{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
+            kind.as_str(),
+            row.docs,
+            blank_zero(row.diffs),
+            blank_zero(row.missing),
+            blank_zero(row.changes)
+        );
+        println!("{}", line.trim_end());
+    }
+}
+
+fn blank_zero(count: i64) -> String {
+    if count == 0 { String::new() } else { count.to_string() }
+}
+
+fn print_pending(domain: &Domain, found: &Found) {
+    if found.dirty > 0 {
+        println!("There are {} cases to replay.", found.dirty);
+    }
+    if found.undiffed > 0 {
+        println!("There are {} case diffs pending.", found.undiffed);
+    }
+    if found.errors > 0 {
+        println!("There are {} documents with errors: `stats --verbose` lists them; MIGRATE tries them again.", found.errors);
+    }
+    if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
+        println!("Look at differences with `couch_sql_diff {domain} show`.");
+    }
+}
+
+async fn print_lists(context: &Context, migration: &state::Migration) -> Result<()> {
+    let errors = context.state.error_records(migration.id, LISTED).await?;
+    if !errors.is_empty() {
+        println!("\nErrors (the first {LISTED} at most):");
+    }
+    for error in errors {
+        println!("  {} {} {}: {}", error.kind, error.doc_id, error.code, error.message);
+    }
+    let missing = context.state.missing_records(migration.id, LISTED).await?;
+    if !missing.is_empty() {
+        println!("\nMissing in SQL (the first {LISTED} at most):");
+    }
+    for (kind, doc_id) in missing {
+        println!("  {kind} {doc_id}");
+    }
+    Ok(())
+}
+
+fn as_json(domain: &Domain, found: &Found) -> serde_json::Value {
+    let rows: Vec<_> = found
+        .rows
+        .iter()
+        .map(|(kind, row)| json!({"doc_type": kind.as_str(), "docs": row.docs, "diffs": row.diffs, "missing": row.missing, "changes": row.changes}))
+        .collect();
+    json!({
+        "domain": domain.as_str(),
+        "status": found.status.as_str(),
+        "doc_types": rows,
+        "errors": found.errors,
+        "parked_batches": found.parked,
+        "cases_to_replay": found.dirty,
+        "pending_case_diffs": found.undiffed,
+    })
+}

@@ -1,0 +1,440 @@
+//! The driver of one domain: takes its lease, and leads the migration through its phases.
+//!
+//! ```text
+//!   start -> scan (form batches) -> replay (case batches) -> settle -> diff (diff batches) -> missing -> finished
+//! ```
+//!
+//! A phase begins when the one before it has drained, and drained means that the rows say so. Every write of the driver
+//! checks its lease; if it is lost, the driver stops where it stands, and whoever takes the lease goes on from there.
+
+mod dispatch;
+mod missing;
+mod scan;
+mod start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::Broker;
+use proto::doctype::DocType;
+use proto::ids::Domain;
+use proto::topology::Stage;
+use serde_json::json;
+use state::migration::DriverLease;
+use state::run::{Run, RunState};
+use state::scan::{Cursor, CutLimits, DIFF_PASS, REPLAY_PASS};
+use state::{Kind, Migration, Phase, State, StateError};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::commands::HeldDomain;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+
+use dispatch::Dispatcher;
+
+pub(crate) use scan::{DESIGN, VIEW};
+
+/// Staged rows of one case batch at most; a case above it goes alone.
+const CASE_BATCH_WEIGHT: i64 = 4000;
+/// Windows of batches that are cut ahead of the workers: enough that they never wait for a cut.
+const CUT_AHEAD: usize = 2;
+
+/// How a drive ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driven {
+    /// It went through all phases.
+    Finished,
+    /// An operator stopped it.
+    Stopped,
+    /// This process is going away; the run waits for another driver.
+    LeftForOthers,
+    /// Somebody else drives the domain.
+    Busy,
+}
+
+/// Why a drive is to end early.
+#[derive(Clone, Debug, Default)]
+pub struct StopSignals {
+    /// The operator wants the run to stop.
+    pub operator: CancellationToken,
+    /// The process is going away.
+    pub shutdown: CancellationToken,
+}
+
+/// What interrupts a phase.
+enum Interruption {
+    Failed(Failure),
+    LeaseLost,
+    Operator,
+    Shutdown,
+}
+
+impl From<StateError> for Interruption {
+    /// A lost lease is not a failure of the run: somebody else leads it now, or a reset has ended it.
+    fn from(error: StateError) -> Self {
+        if error.kind() == Kind::Lost { Self::LeaseLost } else { Self::Failed(error.into()) }
+    }
+}
+
+impl From<Failure> for Interruption {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<couch::Error> for Interruption {
+    fn from(error: couch::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<hqsql::Error> for Interruption {
+    fn from(error: hqsql::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Step<T> = std::result::Result<T, Interruption>;
+
+/// Drives one domain for one run.
+pub struct Driver {
+    context: Arc<Context>,
+    dispatcher: Dispatcher,
+    migration: Migration,
+    lease: DriverLease,
+    signals: StopSignals,
+    lost: CancellationToken,
+    run_id: Option<i64>,
+}
+
+/// Drives the domain of a run until the run is over, or until this process must stop.
+///
+/// # Errors
+/// Why the run failed; the run's outcome says the same.
+pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, signals: StopSignals) -> Result<Driven> {
+    let state = &context.state;
+    let migration = state.ensure_migration(&run.domain).await?;
+    let lease_time = context.config.worker.lease;
+    let Some(lease) = state.take_lease(migration.id, &context.name, lease_time).await? else {
+        return Ok(Driven::Busy);
+    };
+    let lost = CancellationToken::new();
+    let renewal = tokio::spawn(keep_lease(state.clone(), lease.clone(), lease_time, lost.clone()));
+    let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
+    let driver = Driver {
+        context: Arc::clone(context),
+        dispatcher: Dispatcher::new(state.clone(), broker, migration.clone(), &context.config),
+        migration,
+        lease: lease.clone(),
+        signals,
+        lost,
+        run_id: Some(run.id),
+    };
+    state.set_run_state(run.id, RunState::Running, None).await?;
+    let ended = driver.run().instrument(span).await;
+    renewal.abort();
+    let driven = match ended {
+        Ok(outcome) => {
+            state.set_run_state(run.id, RunState::Finished, Some(&outcome)).await?;
+            Ok(Driven::Finished)
+        }
+        Err(Interruption::Operator) => {
+            state.set_run_state(run.id, RunState::Stopped, Some("stopped by the operator; MIGRATE goes on from here")).await?;
+            Ok(Driven::Stopped)
+        }
+        Err(Interruption::Shutdown) => Ok(Driven::LeftForOthers),
+        // A reset has ended the run already; another driver leads it otherwise.
+        Err(Interruption::LeaseLost) => Ok(Driven::LeftForOthers),
+        Err(Interruption::Failed(failure)) => {
+            state.set_run_state(run.id, RunState::Failed, Some(&failure.to_string())).await?;
+            Err(failure)
+        }
+    };
+    state.drop_lease(&lease).await?;
+    driven
+}
+
+/// Compares the cases that are pending, without the other phases; `all` looks first for cases that are not on record.
+/// False when it was stopped.
+///
+/// # Errors
+/// Somebody else drives the domain, or what went wrong.
+pub async fn diff_only(
+    context: &Arc<Context>,
+    broker: Arc<dyn Broker>,
+    migration: &Migration,
+    signals: StopSignals,
+    which: DiffScope,
+) -> Result<bool> {
+    let held = HeldDomain::take(context, migration).await?;
+    let driver = Driver {
+        context: Arc::clone(context),
+        dispatcher: Dispatcher::new(context.state.clone(), broker, migration.clone(), &context.config),
+        migration: migration.clone(),
+        lease: held.lease.clone(),
+        signals,
+        lost: CancellationToken::new(),
+        run_id: None,
+    };
+    let compared = async {
+        if which == DiffScope::AllCases {
+            scan::record_all_cases(&driver).await?;
+        }
+        driver.diff_pending().await
+    }
+    .await;
+    held.give_back(context).await?;
+    match compared {
+        Ok(()) => Ok(true),
+        Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
+        Err(Interruption::LeaseLost) => {
+            Err(Failure::new("C2S-1509", "the domain's lease was lost", "see `stats` for who drives it now"))
+        }
+        Err(Interruption::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Which cases a diff without a migration looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiffScope {
+    /// All of both sides.
+    AllCases,
+    /// Those that are pending.
+    Pending,
+}
+
+/// How many documents of each type Couch has, for a domain that is not being migrated.
+///
+/// # Errors
+/// Couch's.
+pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(DocType, i64)>> {
+    let mut counts = Vec::with_capacity(DocType::ALL.len());
+    for doc_type in DocType::ALL {
+        let start = json!([domain.as_str(), doc_type.as_str()]);
+        let end = json!([domain.as_str(), doc_type.as_str(), {}]);
+        let reduced = context.forms_db.view_count(DESIGN, VIEW, &start, &end).await?;
+        let count = match reduced {
+            Some(count) => i64::try_from(count).unwrap_or(i64::MAX),
+            None => scan::count(context, domain, doc_type).await?,
+        };
+        counts.push((doc_type, count));
+    }
+    Ok(counts)
+}
+
+/// A page of the documents that the view lists after a scan's cursor.
+///
+/// # Errors
+/// Couch's.
+pub async fn scan_page_after(
+    context: &Context,
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<couch::Page> {
+    Ok(context.forms_db.view_page(&scan::page_of(domain, doc_type, cursor, limit)?).await?)
+}
+
+/// Renews the lease until it is lost.
+async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost: CancellationToken) {
+    let mut tick = tokio::time::interval(lease_time / 3);
+    loop {
+        tick.tick().await;
+        match state.renew_lease(&lease, lease_time).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::Retry => {
+                tracing::warn!(code = error.code(), "the driver's lease could not be renewed");
+            }
+            Err(_) => {
+                lost.cancel();
+                return;
+            }
+        }
+    }
+}
+
+impl Driver {
+    async fn run(&self) -> Step<String> {
+        let state = &self.context.state;
+        self.start().await?;
+        let again = state.requeue_failed(&self.lease, self.context.config.driver.form_batch).await?;
+        if again > 0 {
+            tracing::info!(documents = again, "documents that failed or were missing are tried again");
+        }
+        state.unpark(self.migration.id).await?;
+        self.scan_and_replay().await?;
+        self.settle().await?;
+        self.diff().await?;
+        self.phase(Phase::Missing).await?;
+        missing::find(self).await?;
+        self.phase(Phase::Finished).await?;
+        let obstacles = state.obstacles(self.migration.id).await?;
+        Ok(crate::commands::commit::verdict(&obstacles))
+    }
+
+    async fn scan_and_replay(&self) -> Step<()> {
+        self.phase(Phase::Scan).await?;
+        scan::reopen(self).await?;
+        self.scan().await?;
+        self.phase(Phase::Replay).await?;
+        self.replay().await
+    }
+
+    /// Scans, and dispatches what the scan has found already.
+    async fn scan(&self) -> Step<()> {
+        let scanned = CancellationToken::new();
+        let scanning = async {
+            let result = scan::scan_all(self).await;
+            scanned.cancel();
+            result
+        };
+        let dispatching = async {
+            loop {
+                let drained = self.tick(Stage::Form).await?;
+                if drained && scanned.is_cancelled() {
+                    // A batch may have been inserted between the look and the end of the scan.
+                    if self.tick(Stage::Form).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        tokio::try_join!(scanning, dispatching).map(|_| ())
+    }
+
+    async fn replay(&self) -> Step<()> {
+        let state = &self.context.state;
+        let settings = &self.context.config.driver;
+        let limits = CutLimits {
+            cases: settings.case_batch,
+            weight: CASE_BATCH_WEIGHT,
+            batches: settings.window * CUT_AHEAD,
+        };
+        loop {
+            let (before, _) = state.pending_cases(self.migration.id).await?;
+            if before == 0 {
+                return Ok(());
+            }
+            state.restart_scan(&self.lease, REPLAY_PASS).await?;
+            self.pass(Stage::Case, &limits).await?;
+            // Cases whose batch was set aside stay dirty; they are on record, and no pass can help them.
+            let (after, _) = state.pending_cases(self.migration.id).await?;
+            if after >= before {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn diff(&self) -> Step<()> {
+        self.phase(Phase::Diff).await?;
+        scan::record_all_cases(self).await?;
+        self.diff_pending().await
+    }
+
+    async fn diff_pending(&self) -> Step<()> {
+        let state = &self.context.state;
+        let settings = &self.context.config.driver;
+        let limits = CutLimits { cases: settings.diff_batch, weight: i64::MAX, batches: settings.window * CUT_AHEAD };
+        loop {
+            let (_, before) = state.pending_cases(self.migration.id).await?;
+            if before == 0 {
+                return Ok(());
+            }
+            state.restart_scan(&self.lease, DIFF_PASS).await?;
+            self.pass(Stage::Diff, &limits).await?;
+            let (_, after) = state.pending_cases(self.migration.id).await?;
+            if after >= before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One pass over the pending cases: cuts batches as workers take them, until all are done.
+    async fn pass(&self, stage: Stage, limits: &CutLimits) -> Step<()> {
+        let state = &self.context.state;
+        let mut at_end = false;
+        loop {
+            let open = state.open_batches(self.migration.id, stage).await?;
+            let waiting = usize::try_from(open.ready).unwrap_or(0);
+            if !at_end && waiting < limits.batches {
+                let cut = match stage {
+                    Stage::Diff => state.cut_diff_batches(&self.lease, limits).await?,
+                    _ => state.cut_case_batches(&self.lease, limits).await?,
+                };
+                at_end = cut == 0;
+            }
+            if self.tick(stage).await? && at_end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// HQ's caches may let submissions through for a while after its flag was set: waits until that is over, then takes
+    /// what came meanwhile.
+    async fn settle(&self) -> Step<()> {
+        self.phase(Phase::Settle).await?;
+        let state = &self.context.state;
+        let migration = state.migration(&self.migration.domain).await?.ok_or(Interruption::LeaseLost)?;
+        if let Some(set_at) = migration.progress_set_at {
+            let wait = chrono::Duration::from_std(self.context.config.hq.cache_wait()).unwrap_or_default();
+            let until = set_at + wait;
+            while state.now().await? < until {
+                tracing::info!(until = %until, "waiting for HQ's caches of the migration flag");
+                self.pause(Duration::from_secs(1)).await?;
+            }
+        }
+        self.scan_and_replay().await
+    }
+
+    async fn phase(&self, phase: Phase) -> Step<()> {
+        tracing::info!(phase = phase.as_str(), "phase");
+        Ok(self.context.state.set_phase(&self.lease, phase).await?)
+    }
+
+    /// Publishes what is due, and takes a short breath. Whether the stage has drained.
+    async fn tick(&self, stage: Stage) -> Step<bool> {
+        let drained = self.dispatcher.tick(stage).await?;
+        self.pause(if drained { Duration::ZERO } else { dispatch::TICK }).await?;
+        Ok(drained)
+    }
+
+    /// Waits, unless there is a reason to stop.
+    async fn pause(&self, time: Duration) -> Step<()> {
+        if self.lost.is_cancelled() {
+            return Err(Interruption::LeaseLost);
+        }
+        if let Some(run_id) = self.run_id
+            && self.context.state.run(run_id).await?.state == RunState::Stopping
+        {
+            self.signals.operator.cancel();
+        }
+        tokio::select! {
+            biased;
+            () = self.signals.operator.cancelled() => self.drain(Interruption::Operator).await,
+            () = self.signals.shutdown.cancelled() => Err(Interruption::Shutdown),
+            () = self.lost.cancelled() => Err(Interruption::LeaseLost),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// An operator's stop waits for the batches that workers have in hand.
+    async fn drain(&self, why: Interruption) -> Step<()> {
+        loop {
+            let mut claimed = 0;
+            for stage in Stage::ALL {
+                claimed += self.context.state.open_batches(self.migration.id, stage).await?.claimed;
+            }
+            if claimed == 0 {
+                return Err(why);
+            }
+            self.context.state.expire_claims(self.migration.id, self.context.config.worker.max_attempts).await?;
+            tokio::select! {
+                () = self.signals.shutdown.cancelled() => return Err(why),
+                () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
+                () = tokio::time::sleep(dispatch::TICK) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Scans: which documents there are. Ids only; the workers read the documents.
+
+use couch::{Cursor as ViewCursor, ViewPage};
+use proto::doctype::DocType;
+use proto::ids::Domain;
+use serde_json::json;
+use state::StateError;
+use state::scan::{Cursor, form_scan};
+
+use super::{Driver, Interruption, Step};
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// HQ's view of documents by domain, type and date.
+pub(crate) const DESIGN: &str = "by_domain_doc_type_date";
+/// Its only view.
+pub(crate) const VIEW: &str = "view";
+
+/// Types whose documents are staged: all forms, and the deleted cases. Live cases are what their forms make of them.
+fn staged_types() -> impl Iterator<Item = DocType> {
+    DocType::FORMS.into_iter().chain([DocType::CommCareCaseDeleted])
+}
+
+/// A page request of the domain's documents of one type.
+pub(crate) fn page_of(domain: &Domain, doc_type: DocType, cursor: &Cursor, limit: usize) -> Result<ViewPage, StateError> {
+    let after = match (&cursor.after_key, &cursor.after_id) {
+        (Some(key), Some(id)) => Some(ViewCursor {
+            key: serde_json::from_str(key).map_err(|_| StateError::Corrupt("scan cursor"))?,
+            id: id.clone(),
+        }),
+        _ => None,
+    };
+    Ok(ViewPage {
+        design: DESIGN.to_owned(),
+        view: VIEW.to_owned(),
+        start_key: Some(json!([domain.as_str(), doc_type.as_str()])),
+        end_key: Some(json!([domain.as_str(), doc_type.as_str(), {}])),
+        after,
+        limit,
+    })
+}
+
+/// Moves a cursor to the end of a page.
+pub(crate) fn advance(cursor: &mut Cursor, page: &couch::Page) {
+    if let Some(last) = page.cursor() {
+        cursor.after_key = Some(last.key.to_string());
+        cursor.after_id = Some(last.id);
+    }
+    cursor.scanned += i64::try_from(page.rows.len()).unwrap_or(0);
+    cursor.complete = page.end;
+}
+
+/// Lets every scan look past its end again.
+pub(super) async fn reopen(driver: &Driver) -> Step<()> {
+    for doc_type in staged_types() {
+        driver.context.state.reopen_scan(&driver.lease, &form_scan(doc_type)).await?;
+    }
+    Ok(())
+}
+
+/// Scans all types, from where each scan stands.
+pub(super) async fn scan_all(driver: &Driver) -> Step<()> {
+    for doc_type in staged_types() {
+        scan_type(driver, doc_type).await?;
+    }
+    Ok(())
+}
+
+/// Scans one type by windows: the ids of a window are sorted before they are cut into batches, since Couch reads documents
+/// of neighbouring ids at a fraction of the cost of random ones.
+async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
+    let state = &driver.context.state;
+    let settings = &driver.context.config.driver;
+    let scan = form_scan(doc_type);
+    let mut cursor = state.cursor(driver.migration.id, &scan).await?;
+    while !cursor.complete {
+        let mut ids = Vec::new();
+        while !cursor.complete && ids.len() < settings.scan_window {
+            driver.pause(std::time::Duration::ZERO).await?;
+            let request = page_of(&driver.migration.domain, doc_type, &cursor, settings.scan_page)?;
+            let page = driver.context.forms_db.view_page(&request).await?;
+            advance(&mut cursor, &page);
+            ids.extend(page.rows.into_iter().map(|row| row.id));
+        }
+        ids.sort_unstable();
+        let batches: Vec<&[String]> = ids.chunks(settings.form_batch).collect();
+        state.insert_scanned(&driver.lease, &scan, &cursor, doc_type, &batches).await?;
+    }
+    Ok(())
+}
+
+/// Records every case of either side, so that the diff looks at them all: those of Couch, those of SQL, and (already on
+/// record) those that were replayed.
+pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
+    let state = &driver.context.state;
+    let settings = &driver.context.config.driver;
+    for doc_type in [DocType::CommCareCase, DocType::CommCareCaseDeleted] {
+        let scan = format!("case:{doc_type}");
+        let mut cursor = Cursor::default();
+        while !cursor.complete {
+            driver.pause(std::time::Duration::ZERO).await?;
+            let request = page_of(&driver.migration.domain, doc_type, &cursor, settings.scan_page)?;
+            let page = driver.context.forms_db.view_page(&request).await?;
+            advance(&mut cursor, &page);
+            let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
+            state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;
+        }
+    }
+    let target = &driver.context.target;
+    for shard in target.shards() {
+        let scan = format!("sql:{shard}");
+        let mut cursor = Cursor::default();
+        while !cursor.complete {
+            driver.pause(std::time::Duration::ZERO).await?;
+            let limit = i64::try_from(settings.scan_page).map_err(|_| too_large())?;
+            let ids = target.case_ids_after(shard, &driver.migration.domain, cursor.after_id.as_deref(), limit).await?;
+            cursor.complete = ids.len() < settings.scan_page;
+            cursor.after_id = ids.last().cloned().or(cursor.after_id);
+            cursor.scanned += i64::try_from(ids.len()).unwrap_or(0);
+            state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;
+        }
+    }
+    Ok(())
+}
+
+fn too_large() -> Interruption {
+    Interruption::Failed(Failure::new("C2S-0102", "driver.scan_page is too large", "use a number below a million"))
+}
+
+/// Counts documents of a type by paging through their keys: for views without a reduce.
+pub(super) async fn count(context: &Context, domain: &Domain, doc_type: DocType) -> Result<i64, Failure> {
+    let mut cursor = Cursor::default();
+    while !cursor.complete {
+        let request = page_of(domain, doc_type, &cursor, context.config.driver.scan_page)?;
+        advance(&mut cursor, &context.forms_db.view_page(&request).await?);
+    }
+    Ok(cursor.scanned)
+}

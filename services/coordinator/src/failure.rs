@@ -1,0 +1,99 @@
+//! How a command ends: its exit status, and the one line that an operator reads when it is refused or fails.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use service::worker::chain;
+
+/// Exit status of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, and nothing to complain about.
+    Clean,
+    /// Done with differences, or refused.
+    Differences,
+    /// Stopped by the operator.
+    Stopped,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Clean => Self::SUCCESS,
+            Exit::Differences => Self::from(1),
+            Exit::Stopped => Self::from(130),
+        }
+    }
+}
+
+/// Why a command was refused or failed: what happened and what to do, with a stable code.
+#[derive(Debug)]
+pub struct Failure {
+    /// Stable code, with a page in `docs/errors.md`.
+    pub code: &'static str,
+    /// What happened.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(code: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code, what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.what)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, " — {}", self.remedy) }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<state::StateError> for Failure {
+    fn from(error: state::StateError) -> Self {
+        Self::new(error.code(), chain(&error), "")
+    }
+}
+
+impl From<couch::Error> for Failure {
+    fn from(error: couch::Error) -> Self {
+        Self::new(error.code(), chain(&error), error.remedy())
+    }
+}
+
+impl From<hqsql::Error> for Failure {
+    fn from(error: hqsql::Error) -> Self {
+        Self::new(error.code(), chain(&error), "")
+    }
+}
+
+impl From<broker::BrokerError> for Failure {
+    fn from(error: broker::BrokerError) -> Self {
+        Self::new(error.code(), chain(&error), "")
+    }
+}
+
+impl From<blobs::Error> for Failure {
+    fn from(error: blobs::Error) -> Self {
+        Self::new(error.code(), chain(&error), "")
+    }
+}
+
+impl From<service::config::ConfigError> for Failure {
+    fn from(error: service::config::ConfigError) -> Self {
+        Self::new(error.code(), chain(&error), error.remedy())
+    }
+}
+
+impl From<service::process::StartFailure> for Failure {
+    fn from(failure: service::process::StartFailure) -> Self {
+        Self::new(failure.code(), failure.message(), "")
+    }
+}
+
+/// Result of a command.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;

@@ -1,0 +1,121 @@
+//! Which command is allowed in which state of a migration, and what the operator reads when it is not.
+
+use state::Status;
+use state::migration::{CommitStep, Migration};
+
+use crate::failure::Failure;
+
+/// A command that changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `MIGRATE`.
+    Migrate,
+    /// `COMMIT`.
+    Commit,
+    /// `COMMIT --abort`.
+    AbortCommit,
+    /// `reset`.
+    Reset,
+    /// `couch_sql_diff cases`.
+    DiffCases,
+}
+
+/// What a command needs to know of the world to be allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The migration's row, if the domain has one.
+    pub migration: Option<&'a Migration>,
+    /// Whether the Domain document says SQL.
+    pub on_sql: bool,
+}
+
+/// Allows a command or refuses it.
+///
+/// # Errors
+/// The refusal, with what to do instead.
+pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> {
+    let status = situation.migration.map_or(Status::NotStarted, |migration| migration.status);
+    let step = situation.migration.and_then(|migration| migration.commit_step);
+    let purging = situation.migration.is_some_and(|migration| migration.purging);
+    // A commit that was interrupted after the switch must be allowed to go on, and only that.
+    let commit_is_open = step.is_some_and(|step| step < CommitStep::Done);
+    if commit_is_open && !matches!(command, Command::Commit | Command::AbortCommit) {
+        return Err(Failure::new(
+            "C2S-4001",
+            "a COMMIT of this domain has begun and was not finished",
+            "run COMMIT again to finish it, or COMMIT --abort to go back to Couch",
+        ));
+    }
+    if status == Status::Complete || (situation.on_sql && !commit_is_open) {
+        return Err(Failure::new("C2S-4002", "the domain is on SQL already", "there is nothing to migrate, and nothing that may be reset"));
+    }
+    if purging && command != Command::Reset {
+        return Err(Failure::new("C2S-4003", "a reset of this domain was interrupted", "run reset again to finish it"));
+    }
+    match (command, status) {
+        (Command::Migrate | Command::Reset, _) => Ok(()),
+        (Command::AbortCommit, _) if commit_is_open => Ok(()),
+        (Command::AbortCommit, _) => Err(Failure::new("C2S-4004", "no COMMIT of this domain has begun", "there is nothing to abort")),
+        (Command::Commit, Status::InProgress) => Ok(()),
+        (Command::Commit, Status::DryRun) => {
+            Err(Failure::new("C2S-4005", "the migration is live", "finish it first: MIGRATE --finish"))
+        }
+        (Command::DiffCases, Status::InProgress | Status::DryRun) => Ok(()),
+        (Command::Commit | Command::DiffCases, _) => {
+            Err(Failure::new("C2S-4006", "the domain is not being migrated", "start with MIGRATE"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proto::ids::{Domain, Epoch};
+    use state::{MigrationId, Phase};
+
+    use super::*;
+
+    fn migration(status: Status, step: Option<CommitStep>, purging: bool) -> Migration {
+        Migration {
+            id: MigrationId(1),
+            domain: Domain::new("demo"),
+            epoch: Epoch(1),
+            status,
+            phase: Phase::Idle,
+            purging,
+            options: serde_json::Value::Null,
+            progress_set_at: None,
+            started_at: None,
+            finished_at: None,
+            commit_step: step,
+            commit_rev: None,
+            driver: None,
+        }
+    }
+
+    #[test]
+    fn commands_by_state() {
+        use Command::{AbortCommit, Commit, DiffCases, Migrate, Reset};
+        let cases = [
+            (Status::NotStarted, None, false, false, [(Migrate, None), (Reset, None), (Commit, Some("C2S-4006")), (DiffCases, Some("C2S-4006"))]),
+            (Status::InProgress, None, false, false, [(Migrate, None), (Reset, None), (Commit, None), (AbortCommit, Some("C2S-4004"))]),
+            (Status::DryRun, None, false, false, [(Migrate, None), (Reset, None), (Commit, Some("C2S-4005")), (DiffCases, None)]),
+            // The domain is on SQL: nothing may touch it.
+            (Status::Complete, Some(CommitStep::Done), true, false, [(Migrate, Some("C2S-4002")), (Reset, Some("C2S-4002")), (Commit, Some("C2S-4002")), (DiffCases, Some("C2S-4002"))]),
+            (Status::NotStarted, None, true, false, [(Migrate, Some("C2S-4002")), (Reset, Some("C2S-4002")), (Commit, Some("C2S-4002")), (DiffCases, Some("C2S-4002"))]),
+            // A commit was interrupted, before and after the switch: forward or abort.
+            (Status::InProgress, Some(CommitStep::Intent), false, false, [(Migrate, Some("C2S-4001")), (Reset, Some("C2S-4001")), (Commit, None), (AbortCommit, None)]),
+            (Status::InProgress, Some(CommitStep::Fenced), true, false, [(Migrate, Some("C2S-4001")), (Reset, Some("C2S-4001")), (Commit, None), (AbortCommit, None)]),
+            (Status::NotStarted, None, false, true, [(Migrate, Some("C2S-4003")), (Reset, None), (Commit, Some("C2S-4003")), (DiffCases, Some("C2S-4003"))]),
+        ];
+        for (status, step, on_sql, purging, expected) in cases {
+            let migration = migration(status, step, purging);
+            for (command, refusal) in expected {
+                let got = allow(command, Situation { migration: Some(&migration), on_sql });
+                assert_eq!(got.err().map(|failure| failure.code), refusal, "{command:?} in {status} {step:?} {on_sql} {purging}");
+            }
+        }
+        assert!(allow(Migrate, Situation { migration: None, on_sql: false }).is_ok());
+        assert_eq!(allow(Reset, Situation { migration: None, on_sql: true }).unwrap_err().code, "C2S-4002");
+    }
+}

@@ -1,0 +1,333 @@
+//! Writes the forms of a batch, reads them back, and compares.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use formmodel::MigratedForm;
+use hqsql::{BlobRetype, FencedTx, ShardId};
+use proto::doctype::DocType;
+use proto::effects::CaseEvent;
+use proto::ids::Domain;
+use proto::rows::{BlobMetaRow, FormBundle};
+use serde_json::Value;
+use service::worker::{BatchFailure, chain};
+use state::batch::Claim;
+use state::form_stage::{BlobChange, DocIntent, FormResults, StagedCase, StagedDeletedCase, StagedForm};
+
+use crate::FormHandler;
+use crate::plan::Candidate;
+use crate::read::failed_candidate;
+
+/// A form on its way into the target.
+struct Written {
+    candidate: Candidate,
+    form: MigratedForm,
+    first_staged_at: DateTime<Utc>,
+    seen_before: bool,
+}
+
+impl FormHandler {
+    /// Writes the candidates, and adds to `results` what is to be staged.
+    pub(crate) async fn write(
+        &self,
+        claim: &Claim,
+        candidates: Vec<Candidate>,
+        results: &mut FormResults,
+    ) -> Result<(), BatchFailure> {
+        let (cases, forms): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
+        self.stage_deleted_cases(claim, &cases, results).await?;
+        let mut by_shard: BTreeMap<ShardId, Vec<(Candidate, MigratedForm)>> = BTreeMap::new();
+        for (candidate, form) in self.migrate(&claim.domain, forms, results).await? {
+            by_shard.entry(self.target.shard_of(&candidate.doc_id)).or_default().push((candidate, form));
+        }
+        for (shard, forms) in by_shard {
+            let written = self.write_shard(claim, shard, forms, results).await?;
+            self.compare(written, results).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the rules off the async threads: reading some hundred XML documents takes them many milliseconds.
+    async fn migrate(
+        &self,
+        domain: &Domain,
+        candidates: Vec<Candidate>,
+        results: &mut FormResults,
+    ) -> Result<Vec<(Candidate, MigratedForm)>, BatchFailure> {
+        let domain = domain.clone();
+        let span = tracing::info_span!("migrate", forms = candidates.len());
+        let migrated = tokio::task::spawn_blocking(move || {
+            let _entered = span.entered();
+            candidates
+                .into_iter()
+                .map(|mut candidate| {
+                    let attachments = std::mem::take(&mut candidate.attachments);
+                    let form = formmodel::migrate(
+                        &domain,
+                        candidate.doc_type,
+                        &candidate.document,
+                        candidate.xml.as_deref(),
+                        attachments,
+                    );
+                    (candidate, form)
+                })
+                .collect::<Vec<_>>()
+        })
+        .await
+        .map_err(|_| BatchFailure::defect("the migration of a form panicked"))?;
+        let mut forms = Vec::with_capacity(migrated.len());
+        for (candidate, form) in migrated {
+            match form {
+                Ok(form) => match hqsql::check_form(&form.bundle) {
+                    Ok(()) => forms.push((candidate, form)),
+                    Err(error) => results.failed.push(failed_candidate(&candidate, "C2S-2305", error.to_string())),
+                },
+                Err(failure) => results.failed.push(failed_candidate(&candidate, failure.code(), chain(&failure))),
+            }
+        }
+        Ok(forms)
+    }
+
+    /// Writes forms of one shard. A form that turns out to be superseded, or that the target refuses, is left out, and the
+    /// transaction starts again without it.
+    async fn write_shard(
+        &self,
+        claim: &Claim,
+        shard: ShardId,
+        mut forms: Vec<(Candidate, MigratedForm)>,
+        results: &mut FormResults,
+    ) -> Result<Vec<Written>, BatchFailure> {
+        loop {
+            let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+            let written = self.begin_forms(claim, &tx, forms, results).await?;
+            if written.is_empty() {
+                tx.rollback().await?;
+                return Ok(written);
+            }
+            let refused = match self.merge(claim, &tx, &written).await {
+                Ok(()) => HashMap::new(),
+                Err(hqsql::Error::Row { document, source }) => HashMap::from([(document, ("C2S-2305", source.to_string()))]),
+                Err(error @ hqsql::Error::BlobKeyTaken { .. }) => {
+                    let hqsql::Error::BlobKeyTaken { document } = &error else { return Err(error.into()) };
+                    HashMap::from([(document.clone(), (error.code(), error.to_string()))])
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let stale: HashSet<String> = if refused.is_empty() {
+                let pairs: Vec<(String, String)> =
+                    written.iter().map(|one| (one.candidate.doc_id.clone(), one.candidate.rev.clone())).collect();
+                self.state.stale_forms(claim, &pairs).await?.into_iter().collect()
+            } else {
+                HashSet::new()
+            };
+            if refused.is_empty() && stale.is_empty() {
+                tx.commit().await?;
+                return Ok(written);
+            }
+            tx.rollback().await?;
+            forms = Vec::with_capacity(written.len());
+            for one in written {
+                match refused.get(&one.candidate.doc_id) {
+                    Some((code, message)) => {
+                        results.failed.push(failed_candidate(&one.candidate, code, message.clone()));
+                    }
+                    None if stale.contains(&one.candidate.doc_id) => {}
+                    None => forms.push((one.candidate, one.form)),
+                }
+            }
+        }
+    }
+
+    /// Puts the revisions on record and leaves out what is not ours to write: superseded or refused revisions, and ids that
+    /// belong to a form of another domain.
+    async fn begin_forms(
+        &self,
+        claim: &Claim,
+        tx: &FencedTx,
+        forms: Vec<(Candidate, MigratedForm)>,
+        results: &mut FormResults,
+    ) -> Result<Vec<Written>, BatchFailure> {
+        let ids: Vec<String> = forms.iter().map(|(candidate, _)| candidate.doc_id.clone()).collect();
+        let intents: Vec<DocIntent> = forms.iter().map(|(candidate, _)| intent(candidate)).collect();
+        let owners = tx.form_owners(&ids).await?;
+        let standings = self.state.begin_forms(claim, &intents, &[]).await?;
+        let mut written = Vec::with_capacity(forms.len());
+        for (candidate, form) in forms {
+            if owners.get(&candidate.doc_id).is_some_and(|owner| owner != claim.domain.as_str()) {
+                let why = "the SQL form with this id belongs to another domain".to_owned();
+                results.failed.push(failed_candidate(&candidate, "C2S-2306", why));
+                continue;
+            }
+            let Some(standing) = standings.get(&candidate.doc_id) else {
+                return Err(BatchFailure::defect("a revision was recorded and is not there"));
+            };
+            if !standing.superseded && standing.rejected.is_none() {
+                written.push(Written {
+                    candidate,
+                    form,
+                    first_staged_at: standing.first_staged_at,
+                    seen_before: standing.seen_before,
+                });
+            }
+        }
+        let changes: Vec<BlobChange> = written.iter().flat_map(blob_changes).collect();
+        self.state.record_blob_changes(claim, &changes).await?;
+        Ok(written)
+    }
+
+    async fn merge(&self, claim: &Claim, tx: &FencedTx, written: &[Written]) -> hqsql::Result<()> {
+        let ids: Vec<String> = written.iter().map(|one| one.candidate.doc_id.clone()).collect();
+        let bundles: Vec<FormBundle> = written.iter().map(|one| one.form.bundle.clone()).collect();
+        let inserts: Vec<BlobMetaRow> = written.iter().flat_map(|one| new_rows(&claim.domain, one)).collect();
+        let retypes: Vec<BlobRetype> = written.iter().flat_map(|one| one.candidate.retypes.iter().cloned()).collect();
+        tx.lock_form_rows(&ids).await?;
+        tx.merge_forms(&bundles).await?;
+        tx.merge_blobmeta(&inserts, &retypes).await?;
+        Ok(())
+    }
+
+    /// Reads the forms back from the target and compares them with their Couch documents.
+    async fn compare(&self, written: Vec<Written>, results: &mut FormResults) -> Result<(), BatchFailure> {
+        let ids: Vec<String> = written.iter().map(|one| one.candidate.doc_id.clone()).collect();
+        let stored: HashMap<String, FormBundle> = self
+            .target
+            .read_forms(&ids)
+            .await?
+            .into_iter()
+            .map(|bundle| (bundle.form.form_id.clone(), bundle))
+            .collect();
+        for one in written {
+            let Some(stored) = stored.get(&one.candidate.doc_id) else {
+                return Err(BatchFailure::defect("a form was committed and is not there"));
+            };
+            if one.form.has_ledgers {
+                let mut doc = failed_candidate(
+                    &one.candidate,
+                    "C2S-2307",
+                    "the form has ledger blocks, which this version does not migrate: its balances would be lost".to_owned(),
+                );
+                doc.missing = false;
+                results.failed.push(doc);
+            }
+            results.forms.push(staged(one, stored)?);
+        }
+        Ok(())
+    }
+
+    /// A deleted case is an input of its case's replay.
+    async fn stage_deleted_cases(
+        &self,
+        claim: &Claim,
+        cases: &[Candidate],
+        results: &mut FormResults,
+    ) -> Result<(), BatchFailure> {
+        if cases.is_empty() {
+            return Ok(());
+        }
+        let intents: Vec<DocIntent> = cases.iter().map(intent).collect();
+        let standings = self.state.begin_forms(claim, &intents, &[]).await?;
+        for case in cases {
+            let Some(standing) = standings.get(&case.doc_id) else {
+                return Err(BatchFailure::defect("a revision was recorded and is not there"));
+            };
+            if standing.superseded {
+                continue;
+            }
+            let event =
+                CaseEvent::CopiedDeleted { doc: case.document.to_string(), staged_on: standing.first_staged_at };
+            results.deleted_cases.push(StagedDeletedCase { case_id: case.doc_id.clone(), payload: encode(&event)? });
+        }
+        Ok(())
+    }
+}
+
+fn intent(candidate: &Candidate) -> DocIntent {
+    DocIntent {
+        doc_id: candidate.doc_id.clone(),
+        doc_type: candidate.doc_type.as_str().to_owned(),
+        rev: candidate.rev.clone(),
+    }
+}
+
+fn blob_changes(one: &Written) -> Vec<BlobChange> {
+    let inserts = one.candidate.missing_meta.iter().map(|meta| BlobChange {
+        retyped_from: None,
+        key: meta.key.clone(),
+        parent_id: one.candidate.doc_id.clone(),
+        name: meta.name.clone(),
+        new_type: meta.type_code,
+        created_on: one.first_staged_at,
+    });
+    let retypes = one.candidate.retypes.iter().map(|retype| BlobChange {
+        retyped_from: Some(retype.from),
+        key: retype.key.clone(),
+        parent_id: retype.parent_id.clone(),
+        name: String::new(),
+        new_type: retype.to,
+        created_on: one.first_staged_at,
+    });
+    inserts.chain(retypes).collect()
+}
+
+fn new_rows(domain: &Domain, one: &Written) -> Vec<BlobMetaRow> {
+    let rows = one.candidate.missing_meta.iter().map(|meta| BlobMetaRow {
+        domain: domain.as_str().to_owned(),
+        parent_id: one.candidate.doc_id.clone(),
+        name: meta.name.clone(),
+        key: meta.key.clone(),
+        type_code: meta.type_code,
+        content_length: meta.content_length,
+        compressed_length: None,
+        content_type: meta.content_type.clone(),
+        properties: None,
+        created_on: one.first_staged_at,
+    });
+    rows.collect()
+}
+
+fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure> {
+    let Written { candidate, form, seen_before, .. } = one;
+    let diffs = diffs(&candidate, &form, stored)?;
+    let mut cases = Vec::with_capacity(form.cases.len());
+    for (case_id, effects) in &form.cases {
+        cases.push(StagedCase { case_id: case_id.as_str().to_owned(), payload: encode(effects)? });
+    }
+    Ok(StagedForm {
+        form_id: candidate.doc_id,
+        rev: candidate.rev,
+        seen_before,
+        cases,
+        has_noop_block: form.has_noop_block,
+        is_problem_form: form.is_problem_form,
+        diffs,
+        kind: candidate.doc_type.as_str().to_owned(),
+    })
+}
+
+/// The differences between the Couch document and the stored form, as JSON text. A submission error log has no form to
+/// compare. A normal document with a problem is compared as the error form that it has become.
+fn diffs(candidate: &Candidate, form: &MigratedForm, stored: &FormBundle) -> Result<Option<String>, BatchFailure> {
+    if candidate.doc_type == DocType::SubmissionErrorLog {
+        return Ok(None);
+    }
+    let sql = docdiff::sqljson::form_json(stored, &form.body);
+    let found = if form.is_problem_form {
+        let mut document = candidate.document.clone();
+        if let Some(map) = document.as_object_mut() {
+            map.insert("doc_type".to_owned(), Value::String(DocType::XFormError.as_str().to_owned()));
+        }
+        docdiff::diff_form(&document, &sql)
+    } else {
+        docdiff::diff_form(&candidate.document, &sql)
+    }
+    .map_err(|_| BatchFailure::defect("a form of an unknown type was compared"))?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Value::Array(found.iter().map(docdiff::Diff::to_json).collect()).to_string()))
+}
+
+fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, BatchFailure> {
+    rmp_serde::to_vec_named(value).map_err(|_| BatchFailure::defect("an effect cannot be encoded"))
+}
