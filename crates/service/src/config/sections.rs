@@ -205,7 +205,7 @@ pub struct HqConfig {
     #[serde(with = "humantime_serde")]
     pub cache_hook_timeout: Duration,
     /// How long HQ may believe an old progress flag; see [`HqConfig::cache_wait`].
-    #[serde(with = "humantime_serde")]
+    #[serde(default, with = "humantime_serde")]
     pub cache_wait: Option<Duration>,
 }
 
