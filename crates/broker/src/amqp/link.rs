@@ -102,6 +102,7 @@ impl Link {
         let mut checks = interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let blocked = gauge!(metric_names::BLOCKED);
+        let connected = gauge!(metric_names::CONNECTED);
         let reason = loop {
             tokio::select! {
                 () = self.given_up.cancelled() => break None,
@@ -122,6 +123,8 @@ impl Link {
                     if !self.connection.status().connected() || !self.publisher.status().connected() {
                         break None;
                     }
+                    // Again and again, for a recorder that was installed after we had connected.
+                    connected.set(1.0);
                 }
             }
         };
