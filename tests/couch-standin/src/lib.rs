@@ -37,7 +37,7 @@ use crate::http::App;
 use crate::requests::RequestLog;
 pub use crate::requests::{OpCount, OpKind, RequestCounts};
 use crate::server::Server;
-pub use crate::views::design_documents;
+pub use crate::views::{design_documents, domains_design_document};
 
 /// Name and password of the one user.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The two views of the migration, implemented here instead of in JavaScript, and their indexes.
+//! The views of the migration, implemented here instead of in JavaScript, and their indexes.
 //!
 //! A view exists once its design document has been put, as in CouchDB. The index is kept up to date by every write,
 //! so that a page costs only its own rows.
@@ -20,6 +20,8 @@ pub(crate) enum MapFunction {
     ByDomainDocTypeDate,
     /// `[case_id, form_id]` of every case that a normal form touches.
     FormCaseIndex,
+    /// `name` of every Domain document.
+    DomainsByName,
 }
 
 const MAP_BY_DOMAIN: &str = "function (doc) {
@@ -60,16 +62,19 @@ const MAP_FORM_CASES: &str = "function (doc) {
   if (doc.doc_type === 'XFormInstance') walk(doc.form);
 }";
 
+const MAP_DOMAINS: &str = "function (doc) { if (doc.doc_type === 'Domain') emit(doc.name, null); }";
+
 const DEVICE_LOG: &str = "http://code.javarosa.org/devicereport";
 
 impl MapFunction {
-    const ALL: [Self; 2] = [Self::ByDomainDocTypeDate, Self::FormCaseIndex];
+    const ALL: [Self; 3] = [Self::ByDomainDocTypeDate, Self::FormCaseIndex, Self::DomainsByName];
 
     /// Names of the design document and of the view.
     const fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::ByDomainDocTypeDate => ("by_domain_doc_type_date", "view"),
             Self::FormCaseIndex => ("form_case_index", "form_case_index"),
+            Self::DomainsByName => ("domain", "domains"),
         }
     }
 
@@ -118,25 +123,34 @@ impl MapFunction {
                 collect_cases(&form, &mut cases);
                 cases.into_iter().map(|case| json!([case, *document.id])).collect()
             }
+            Self::DomainsByName if parse("doc_type") == "Domain" => vec![parse("name")],
+            Self::DomainsByName => Vec::new(),
         }
     }
 }
 
-/// The design documents of both views by id, with map functions that a JavaScript server can run.
+/// The design documents of a database of forms and cases by id, with map functions that a JavaScript server can run.
 pub fn design_documents() -> Vec<Value> {
-    let source = |map| match map {
+    [MapFunction::ByDomainDocTypeDate, MapFunction::FormCaseIndex].map(design_document).into()
+}
+
+/// The design document of a database of domains.
+pub fn domains_design_document() -> Value {
+    design_document(MapFunction::DomainsByName)
+}
+
+fn design_document(map: MapFunction) -> Value {
+    let source = match map {
         MapFunction::ByDomainDocTypeDate => MAP_BY_DOMAIN,
         MapFunction::FormCaseIndex => MAP_FORM_CASES,
+        MapFunction::DomainsByName => MAP_DOMAINS,
     };
-    let design = |map: MapFunction| {
-        let (design, view) = map.names();
-        json!({
-            "_id": format!("_design/{design}"),
-            "language": "javascript",
-            "views": {view: {"map": source(map), "reduce": "_count"}},
-        })
-    };
-    MapFunction::ALL.into_iter().map(design).collect()
+    let (design, view) = map.names();
+    json!({
+        "_id": format!("_design/{design}"),
+        "language": "javascript",
+        "views": {view: {"map": source, "reduce": "_count"}},
+    })
 }
 
 /// The member that dates a document of this type; none where the date of the key is null.
@@ -178,9 +192,9 @@ fn collect_cases<'a>(node: &'a Value, cases: &mut BTreeSet<&'a str>) {
         Value::Object(object) if object.get("@xmlns").and_then(Value::as_str) != Some(DEVICE_LOG) => {
             for (name, value) in object {
                 if name == "case" {
-                    collect_blocks(value, cases)
+                    collect_blocks(value, cases);
                 } else {
-                    collect_cases(value, cases)
+                    collect_cases(value, cases);
                 }
             }
         }
@@ -368,5 +382,15 @@ mod tests {
         };
         assert_eq!(json!(keys("XFormInstance")), json!([["c1", "f"], ["c2", "f"]]));
         assert!(keys("XFormError").is_empty());
+    }
+
+    #[test]
+    fn a_domain_is_found_by_its_name() {
+        let keys = |doc: Value| MapFunction::DomainsByName.keys(&document(&doc));
+        assert_eq!(
+            json!(keys(json!({"_id": "d", "doc_type": "Domain", "name": "demo"}))),
+            json!(["demo"])
+        );
+        assert!(keys(json!({"_id": "f", "doc_type": "XFormInstance", "domain": "demo", "name": "demo"})).is_empty());
     }
 }
