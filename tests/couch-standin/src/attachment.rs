@@ -114,10 +114,10 @@ impl Attachment {
         out.extend_from_slice(format!(",\"revpos\":{},\"digest\":\"{}\",", self.revpos, self.digest).as_bytes());
         match form {
             AttachmentForm::Stubs => {
-                out.extend_from_slice(format!("\"length\":{},\"stub\":true}}", self.data.len()).as_bytes())
+                out.extend_from_slice(format!("\"length\":{},\"stub\":true}}", self.data.len()).as_bytes());
             }
             AttachmentForm::Follow => {
-                out.extend_from_slice(format!("\"length\":{},\"follows\":true}}", self.data.len()).as_bytes())
+                out.extend_from_slice(format!("\"length\":{},\"follows\":true}}", self.data.len()).as_bytes());
             }
             AttachmentForm::Inline => {
                 out.extend_from_slice(b"\"data\":\"");

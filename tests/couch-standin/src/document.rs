@@ -1,6 +1,7 @@
 //! Documents: kept as the JSON text they came in, without the members that belong to CouchDB.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hasher;
@@ -166,9 +167,18 @@ impl Incoming {
 
     /// Reads a document, separating CouchDB's members from the others and dropping insignificant white space.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, BadDocument> {
+        // Written to a buffer that stays: a box cut out of a larger allocation would leave a hole behind each
+        // document, and the allocator searching holes.
+        thread_local! {
+            static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        BODY.with_borrow_mut(|body| Self::parse_with(text, body))
+    }
+
+    fn parse_with(text: &[u8], body: &mut Vec<u8>) -> Result<Self, BadDocument> {
         let members = members(text)?;
         let mut incoming = Self::default();
-        let mut body = Vec::with_capacity(text.len());
+        body.clear();
         body.push(b'{');
         for (name, value) in &members {
             let value = value.get();
@@ -176,9 +186,9 @@ impl Incoming {
                 if body.len() > 1 {
                     body.push(b',');
                 }
-                push_text(name, &mut body);
+                push_text(name, body);
                 body.push(b':');
-                push_compact(value, &mut body);
+                push_compact(value, body);
                 continue;
             }
             match &**name {
@@ -197,7 +207,7 @@ impl Incoming {
             }
         }
         body.push(b'}');
-        incoming.body = body.into_boxed_slice();
+        incoming.body = Box::from(&body[..]);
         Ok(incoming)
     }
 

@@ -139,9 +139,9 @@ fn render_id_row(row: &IdRow, query: &ListQuery, out: &mut Vec<u8>) {
     if query.include_docs {
         out.extend_from_slice(b",\"doc\":");
         if is_deleted {
-            out.extend_from_slice(b"null")
+            out.extend_from_slice(b"null");
         } else {
-            document.render(query.attachments, out)
+            document.render(query.attachments, out);
         }
     }
     out.push(b'}');
