@@ -131,7 +131,9 @@ impl MapFunction {
 
 /// The design documents of a database of forms and cases by id, with map functions that a JavaScript server can run.
 pub fn design_documents() -> Vec<Value> {
-    [MapFunction::ByDomainDocTypeDate, MapFunction::FormCaseIndex].map(design_document).into()
+    [MapFunction::ByDomainDocTypeDate, MapFunction::FormCaseIndex]
+        .map(design_document)
+        .into()
 }
 
 /// The design document of a database of domains.
