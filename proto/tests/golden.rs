@@ -29,13 +29,31 @@ fn golden() -> Vec<(&'static str, BatchMessage, &'static str)> {
     vec![
         (
             "form",
-            message("demo", epoch, 7, 0, BatchBody::Form { doc_type: DocType::XFormInstance, count: 500 }),
+            message(
+                "demo",
+                epoch,
+                7,
+                0,
+                BatchBody::Form {
+                    doc_type: DocType::XFormInstance,
+                    count: 500,
+                },
+            ),
             "86a776657273696f6e01a6646f6d61696ea464656d6fa565706f6368cf000000019e3779b9a862617463685f696407a7617474656d7074\
              00a4626f647983a57374616765a4666f726da8646f635f74797065ad58466f726d496e7374616e6365a5636f756e74cd01f4",
         ),
         (
             "form of a type whose name is not an identifier",
-            message("demo", epoch, 7, 0, BatchBody::Form { doc_type: DocType::XFormInstanceDeleted, count: 1 }),
+            message(
+                "demo",
+                epoch,
+                7,
+                0,
+                BatchBody::Form {
+                    doc_type: DocType::XFormInstanceDeleted,
+                    count: 1,
+                },
+            ),
             "86a776657273696f6e01a6646f6d61696ea464656d6fa565706f6368cf000000019e3779b9a862617463685f696407a7617474656d7074\
              00a4626f647983a57374616765a4666f726da8646f635f74797065b558466f726d496e7374616e63652d44656c65746564a5636f756e74\
              01",
@@ -59,7 +77,11 @@ fn golden() -> Vec<(&'static str, BatchMessage, &'static str)> {
 fn every_kind_has_its_bytes() {
     for (name, message, bytes) in golden() {
         assert_eq!(hex::encode(message.encode()), bytes, "encoding of {name}");
-        assert_eq!(BatchMessage::decode(&hex::decode(bytes).unwrap()).unwrap(), message, "decoding of {name}");
+        assert_eq!(
+            BatchMessage::decode(&hex::decode(bytes).unwrap()).unwrap(),
+            message,
+            "decoding of {name}"
+        );
     }
     let kinds: Vec<_> = golden().iter().map(|(_, message, _)| message.body.stage()).collect();
     for stage in proto::topology::Stage::ALL {
@@ -98,7 +120,10 @@ fn other_versions_are_named_even_when_their_shape_is_unknown() {
     let bytes = b"\x82\xa7version\xcd\x01\x2c\xa8surprise\xc3";
     let error = BatchMessage::decode(bytes).unwrap_err();
     assert!(matches!(error, DecodeError::Version(300)));
-    assert!(error.to_string().contains("300") && error.to_string().contains("reads version 1"), "{error}");
+    assert!(
+        error.to_string().contains("300") && error.to_string().contains("reads version 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -106,7 +131,10 @@ fn trailing_bytes_are_counted() {
     for (name, message, _) in golden() {
         let mut bytes = message.encode();
         bytes.extend([0xc0, 0x00, 0xff]);
-        assert!(matches!(BatchMessage::decode(&bytes), Err(DecodeError::Trailing(3))), "{name}");
+        assert!(
+            matches!(BatchMessage::decode(&bytes), Err(DecodeError::Trailing(3))),
+            "{name}"
+        );
     }
 }
 
@@ -138,14 +166,23 @@ fn junk_is_malformed() {
         ("an empty map", vec![0x80]),
         ("version only", b"\x81\xa7version\x01".to_vec()),
         ("version as text", b"\x81\xa7version\xa11".to_vec()),
-        ("version that fits no number", b"\x81\xa7version\xcf\xff\xff\xff\xff\xff\xff\xff\xff".to_vec()),
-        ("domain that is not UTF-8", b"\x82\xa7version\x01\xa6domain\xa2\xff\xfe".to_vec()),
+        (
+            "version that fits no number",
+            b"\x81\xa7version\xcf\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
+        ),
+        (
+            "domain that is not UTF-8",
+            b"\x82\xa7version\x01\xa6domain\xa2\xff\xfe".to_vec(),
+        ),
         ("unknown stage", hex::decode(wrong_stage).unwrap()),
         ("negative count", hex::decode(negative_count).unwrap()),
         ("unknown doc type", hex::decode(unknown_type).unwrap()),
     ];
     for (name, bytes) in cases {
-        assert!(matches!(BatchMessage::decode(&bytes), Err(DecodeError::Malformed(_))), "{name}");
+        assert!(
+            matches!(BatchMessage::decode(&bytes), Err(DecodeError::Malformed(_))),
+            "{name}"
+        );
     }
 }
 
@@ -198,7 +235,10 @@ fn hostile() -> Vec<(String, Vec<u8>)> {
         ("maps of 4 billion", b"\xdf\xff\xff\xff\xff\xa1a"),
     ] {
         for levels in [900, 1_020, 1_030, room / open.len()] {
-            cases.push((format!("{levels} nested {name}"), nested(open, levels.min(room / open.len()))));
+            cases.push((
+                format!("{levels} nested {name}"),
+                nested(open, levels.min(room / open.len())),
+            ));
         }
     }
     cases
@@ -218,7 +258,10 @@ fn hostile_bytes_cost_neither_memory_nor_stack() {
     let decoding = std::thread::Builder::new().stack_size(WORKER_STACK).spawn(move || {
         for (name, bytes) in cases {
             assert!(bytes.len() <= MAX_BYTES, "{name} must not be refused for its size");
-            assert!(matches!(BatchMessage::decode(&bytes), Err(DecodeError::Malformed(_))), "{name}");
+            assert!(
+                matches!(BatchMessage::decode(&bytes), Err(DecodeError::Malformed(_))),
+                "{name}"
+            );
         }
     });
     decoding.unwrap().join().unwrap();

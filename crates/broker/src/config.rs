@@ -161,8 +161,22 @@ mod tests {
             ("amqp://mq.example", false, "mq.example:5672", "guest", "guest", "/"),
             ("amqp://mq.example/", false, "mq.example:5672", "guest", "guest", "/"),
             ("amqp://mq.example/%2f", false, "mq.example:5672", "guest", "guest", "/"),
-            ("amqps://migrator@mq.example/couch-sql", true, "mq.example:5671", "migrator", "guest", "couch-sql"),
-            ("amqp://a%40b:p%2Fw%3a@10.0.0.7:25/x", false, "10.0.0.7:25", "a@b", "p/w:", "x"),
+            (
+                "amqps://migrator@mq.example/couch-sql",
+                true,
+                "mq.example:5671",
+                "migrator",
+                "guest",
+                "couch-sql",
+            ),
+            (
+                "amqp://a%40b:p%2Fw%3a@10.0.0.7:25/x",
+                false,
+                "10.0.0.7:25",
+                "a@b",
+                "p/w:",
+                "x",
+            ),
             ("amqp://[::1]:5673/x", false, "::1:5673", "guest", "guest", "x"),
         ] {
             let endpoint = amqp(url);
@@ -172,7 +186,10 @@ mod tests {
             assert_eq!(endpoint.password.expose_secret(), password, "{url}");
             assert_eq!(endpoint.uri.vhost, vhost, "{url}");
         }
-        assert!(matches!(BrokerConfig::new("memory:").unwrap().endpoint, Endpoint::Memory));
+        assert!(matches!(
+            BrokerConfig::new("memory:").unwrap().endpoint,
+            Endpoint::Memory
+        ));
     }
 
     #[test]
@@ -189,7 +206,10 @@ mod tests {
         ] {
             let error = BrokerConfig::new(url).unwrap_err();
             assert!(matches!(error, BrokerError::Address { .. }), "{url}");
-            assert!(!format!("{error} {error:?}").contains("secret-word"), "{url}: {error:?}");
+            assert!(
+                !format!("{error} {error:?}").contains("secret-word"),
+                "{url}: {error:?}"
+            );
             assert_eq!(error.code(), "C2S-1303");
         }
     }

@@ -84,7 +84,13 @@ impl Delivery {
         redelivered: bool,
         receipt: Receipt,
     ) -> Self {
-        Self { payload, headers, redelivered, stage, receipt: Some(receipt) }
+        Self {
+            payload,
+            headers,
+            redelivered,
+            stage,
+            receipt: Some(receipt),
+        }
     }
 
     /// The message is dealt with; the broker may forget it.
@@ -139,7 +145,8 @@ impl Drop for Delivery {
                 let stage = self.stage;
                 // Without a runtime the process is ending, and the broker takes everything back with the connection.
                 if let Ok(runtime) = Handle::try_current() {
-                    runtime.spawn(async move { count(stage, Verdict::Requeue, receipt.settle(Verdict::Requeue).await) });
+                    runtime
+                        .spawn(async move { count(stage, Verdict::Requeue, receipt.settle(Verdict::Requeue).await) });
                 }
             }
         }

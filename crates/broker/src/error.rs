@@ -98,14 +98,38 @@ pub enum BrokerError {
 impl BrokerError {
     /// Every code with its remedy; documentation is checked against this list.
     pub const CODES: [(&'static str, &'static str); 11] = [
-        ("C2S-1301", "check that the broker runs and that [broker].url names its host and port"),
-        ("C2S-1302", "check user, password and virtual host of [broker], and the user's permissions there"),
-        ("C2S-1303", "write [broker].url as amqp://user@host:port/vhost, amqps://… or memory:"),
-        ("C2S-1304", "let [broker].ca_file name a readable PEM file with at least one certificate"),
-        ("C2S-1305", "stop all services, delete that queue or exchange on the broker, and start again; nothing is lost"),
-        ("C2S-1306", "none needed: the connection is rebuilt and the work is repeated"),
-        ("C2S-1307", "look at the broker's health: memory and disk alarms, a queue without a majority"),
-        ("C2S-1308", "none needed: missing queues are created again; find out who deleted them"),
+        (
+            "C2S-1301",
+            "check that the broker runs and that [broker].url names its host and port",
+        ),
+        (
+            "C2S-1302",
+            "check user, password and virtual host of [broker], and the user's permissions there",
+        ),
+        (
+            "C2S-1303",
+            "write [broker].url as amqp://user@host:port/vhost, amqps://… or memory:",
+        ),
+        (
+            "C2S-1304",
+            "let [broker].ca_file name a readable PEM file with at least one certificate",
+        ),
+        (
+            "C2S-1305",
+            "stop all services, delete that queue or exchange on the broker, and start again; nothing is lost",
+        ),
+        (
+            "C2S-1306",
+            "none needed: the connection is rebuilt and the work is repeated",
+        ),
+        (
+            "C2S-1307",
+            "look at the broker's health: memory and disk alarms, a queue without a majority",
+        ),
+        (
+            "C2S-1308",
+            "none needed: missing queues are created again; find out who deleted them",
+        ),
         ("C2S-1309", "look at the broker's log: it refused to store a message"),
         ("C2S-1310", "none: the process is stopping"),
         ("C2S-1311", "a bug in the caller: report it"),

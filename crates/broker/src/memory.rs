@@ -48,7 +48,11 @@ impl MemoryBroker {
     pub(crate) fn new() -> Self {
         let dead = Arc::new(Mutex::new(VecDeque::new()));
         let queues = Stage::ALL.map(|_| {
-            Arc::new(Queue { messages: Mutex::default(), ready: Semaphore::new(0), dead: Arc::clone(&dead) })
+            Arc::new(Queue {
+                messages: Mutex::default(),
+                ready: Semaphore::new(0),
+                dead: Arc::clone(&dead),
+            })
         });
         Self { queues, dead }
     }
@@ -72,7 +76,10 @@ impl Broker for MemoryBroker {
         if let Some(name) = message.headers.keys().find(|name| name.len() > 255) {
             return Err(BrokerError::HeaderName(name.len()));
         }
-        lock(&queue.messages).push_back(Stored { message, redelivered: false });
+        lock(&queue.messages).push_back(Stored {
+            message,
+            redelivered: false,
+        });
         queue.ready.add_permits(1);
         counter!(metric_names::PUBLISHED, "stage" => stage.as_str(), "outcome" => "confirmed").increment(1);
         Ok(())
@@ -134,10 +141,19 @@ impl Subscription {
         let OutgoingMessage { payload, headers } = stored.message;
         let receipt = Receipt {
             queue: Arc::clone(&self.queue),
-            message: OutgoingMessage { payload: payload.clone(), headers: headers.clone() },
+            message: OutgoingMessage {
+                payload: payload.clone(),
+                headers: headers.clone(),
+            },
             _allowed: allowed,
         };
-        Some(Delivery::new(self.stage, payload, headers, stored.redelivered, AnyReceipt::Memory(receipt)))
+        Some(Delivery::new(
+            self.stage,
+            payload,
+            headers,
+            stored.redelivered,
+            AnyReceipt::Memory(receipt),
+        ))
     }
 }
 
@@ -154,7 +170,10 @@ impl Receipt {
         match verdict {
             Verdict::Ack => {}
             Verdict::Requeue => {
-                lock(&self.queue.messages).push_front(Stored { message: self.message, redelivered: true });
+                lock(&self.queue.messages).push_front(Stored {
+                    message: self.message,
+                    redelivered: true,
+                });
                 self.queue.ready.add_permits(1);
             }
             Verdict::DeadLetter => {

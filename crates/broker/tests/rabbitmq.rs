@@ -37,11 +37,13 @@ async fn behind_a_proxy() -> (Proxy, Rabbit) {
 
 /// Publishes as the dispatcher does: again, for as long as the error says that it may help.
 async fn publish_surely(broker: &dyn Broker, stage: Stage, payload: &str) {
-    until("a publish succeeds", async || match broker.publish(stage, text(payload)).await {
-        Ok(()) => true,
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Retry, "{error}");
-            false
+    until("a publish succeeds", async || {
+        match broker.publish(stage, text(payload)).await {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Retry, "{error}");
+                false
+            }
         }
     })
     .await;
@@ -175,7 +177,10 @@ async fn work_waits_while_the_server_is_away() {
 
     let mut consumer = broker.consume(Stage::Diff, 1).await.unwrap();
     let (published, ()) = tokio::join!(broker.publish(Stage::Diff, text("patient")), async {
-        assert!(broker.queue_depth(Stage::Diff).await.is_err(), "nothing can be asked while it is away");
+        assert!(
+            broker.queue_depth(Stage::Diff).await.is_err(),
+            "nothing can be asked while it is away"
+        );
         proxy.set(Line::Open);
     });
     published.unwrap();
@@ -195,7 +200,10 @@ async fn a_deleted_queue_is_noticed_and_made_again() {
     let broker = rabbit.connect().await;
     rabbit.delete_queue(Stage::Form).await;
     let error = broker.publish(Stage::Form, text("nowhere to go")).await.unwrap_err();
-    assert!(matches!(&error, BrokerError::Unroutable { queue } if *queue == rabbit.queue(Stage::Form)), "{error}");
+    assert!(
+        matches!(&error, BrokerError::Unroutable { queue } if *queue == rabbit.queue(Stage::Form)),
+        "{error}"
+    );
     assert_eq!((error.code(), error.kind()), ("C2S-1308", ErrorKind::Retry));
     publish_surely(&*broker, Stage::Form, "found").await;
 
@@ -220,30 +228,58 @@ async fn a_queue_of_another_make_is_refused() {
     let raw = Rabbit::raw().await;
     let channel = raw.create_channel().await.unwrap();
     let name = rabbit.queue(Stage::Case);
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.unwrap();
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(name.as_str().into(), options, FieldTable::default())
+        .await
+        .unwrap();
 
-    let error = broker::connect(&rabbit.config).await.err().expect("a classic queue is not ours");
-    assert!(matches!(&error, BrokerError::Topology { object, .. } if object.contains(&name)), "{error}");
+    let error = broker::connect(&rabbit.config)
+        .await
+        .err()
+        .expect("a classic queue is not ours");
+    assert!(
+        matches!(&error, BrokerError::Topology { object, .. } if object.contains(&name)),
+        "{error}"
+    );
     assert_eq!((error.code(), error.kind()), ("C2S-1305", ErrorKind::Stop));
 
-    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel
+        .queue_delete(name.into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     rabbit.connect().await.close().await;
     rabbit.clean().await;
 }
 
 #[tokio::test]
 async fn refusals_say_who_and_where_but_not_the_password() {
-    let config = BrokerConfig::new(&amqp_url()).unwrap().with_password(SecretString::from("wrong-secret-word"));
+    let config = BrokerConfig::new(&amqp_url())
+        .unwrap()
+        .with_password(SecretString::from("wrong-secret-word"));
     let error = broker::connect(&config).await.err().expect("the password is wrong");
     assert!(matches!(error, BrokerError::Refused { .. }), "{}", whole_text(&error));
     assert_eq!((error.code(), error.kind()), ("C2S-1302", ErrorKind::Stop));
-    assert!(!whole_text(&error).contains("wrong-secret-word"), "{}", whole_text(&error));
+    assert!(
+        !whole_text(&error).contains("wrong-secret-word"),
+        "{}",
+        whole_text(&error)
+    );
 
     let mut url = Url::parse(&amqp_url()).unwrap();
     url.set_path("/no-such-vhost");
-    let error = broker::connect(&BrokerConfig::new(url.as_str()).unwrap()).await.err().expect("there is none");
-    assert!(matches!(&error, BrokerError::Refused { vhost, .. } if vhost == "no-such-vhost"), "{}", whole_text(&error));
+    let error = broker::connect(&BrokerConfig::new(url.as_str()).unwrap())
+        .await
+        .err()
+        .expect("there is none");
+    assert!(
+        matches!(&error, BrokerError::Refused { vhost, .. } if vhost == "no-such-vhost"),
+        "{}",
+        whole_text(&error)
+    );
 }
 
 #[tokio::test]
@@ -259,7 +295,11 @@ async fn a_server_that_is_not_there_is_unreachable() {
     drop(listener);
     let refusing = broker::connect(&config).await.err().expect("nobody listens");
     for error in [silent, refusing] {
-        assert!(matches!(&error, BrokerError::Unreachable { .. }), "{}", whole_text(&error));
+        assert!(
+            matches!(&error, BrokerError::Unreachable { .. }),
+            "{}",
+            whole_text(&error)
+        );
         assert_eq!((error.code(), error.kind()), ("C2S-1301", ErrorKind::Retry));
         assert!(error.to_string().contains(&address.to_string()), "{error}");
         assert!(!whole_text(&error).contains("secret-word"), "{}", whole_text(&error));

@@ -52,14 +52,20 @@ suite![
 
 async fn a_message_arrives_as_it_was_sent(broker: &dyn Broker) {
     let headers = BTreeMap::from([
-        ("traceparent".to_owned(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        (
+            "traceparent".to_owned(),
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+        ),
         ("tracestate".to_owned(), "vendor=1,other=ünï".to_owned()),
         ("empty".to_owned(), String::new()),
     ]);
+    let mut consumer = broker.consume(Stage::Form, 1).await.unwrap();
     for payload in [vec![], (0..=255).collect::<Vec<u8>>(), vec![7; 60_000]] {
-        let message = OutgoingMessage { payload, headers: headers.clone() };
+        let message = OutgoingMessage {
+            payload,
+            headers: headers.clone(),
+        };
         broker.publish(Stage::Form, message.clone()).await.unwrap();
-        let mut consumer = broker.consume(Stage::Form, 1).await.unwrap();
         let delivery = next(&mut consumer).await;
         assert_eq!(delivery.payload, message.payload);
         assert_eq!(delivery.headers, message.headers);
@@ -150,7 +156,11 @@ async fn dead_letters_are_taken_once(broker: &dyn Broker) {
     until("all dead letters were taken", async || {
         let letters = broker.take_dead_letters(2).await.unwrap();
         assert!(letters.len() <= 2);
-        taken.extend(letters.into_iter().map(|letter| String::from_utf8(letter.payload).unwrap()));
+        taken.extend(
+            letters
+                .into_iter()
+                .map(|letter| String::from_utf8(letter.payload).unwrap()),
+        );
         taken.len() >= 5
     })
     .await;
@@ -183,7 +193,10 @@ async fn prefetch_limits_what_is_outstanding(broker: &dyn Broker) {
     let first = next(&mut consumer).await;
     let _second = next(&mut consumer).await;
     depth_becomes(broker, Stage::Form, 3).await;
-    assert!(consumer.next().now_or_never().is_none(), "a third delivery although two are outstanding");
+    assert!(
+        consumer.next().now_or_never().is_none(),
+        "a third delivery although two are outstanding"
+    );
 
     first.ack().await;
     let third = next(&mut consumer).await;
@@ -215,7 +228,11 @@ async fn two_consumers_share_the_work(broker: &dyn Broker) {
             delivery = next(&mut one) => delivery,
             delivery = next(&mut other) => delivery,
         };
-        assert!(seen.insert(payload(&delivery).to_owned()), "{} came twice", payload(&delivery));
+        assert!(
+            seen.insert(payload(&delivery).to_owned()),
+            "{} came twice",
+            payload(&delivery)
+        );
         delivery.ack().await;
     }
     assert_eq!(seen, expected);
@@ -233,7 +250,11 @@ async fn a_dropped_consumer_gives_back_what_it_had_not_handed_out(broker: &dyn B
     let mut seen = BTreeSet::from([payload(&kept).to_owned()]);
     for _ in 0..4 {
         let delivery = next(&mut taking_over).await;
-        assert!(seen.insert(payload(&delivery).to_owned()), "{} came twice", payload(&delivery));
+        assert!(
+            seen.insert(payload(&delivery).to_owned()),
+            "{} came twice",
+            payload(&delivery)
+        );
         delivery.ack().await;
     }
     // The work in hand is finished after the consumer has gone, and is not done a second time.
@@ -257,12 +278,18 @@ async fn waiting_can_be_cancelled(broker: &dyn Broker) {
 
 async fn many_publishers_at_once(broker: &dyn Broker) {
     let expected: BTreeSet<String> = (0..1_000).map(|number| number.to_string()).collect();
-    try_join_all(expected.iter().map(|number| broker.publish(Stage::Diff, text(number)))).await.unwrap();
+    try_join_all(expected.iter().map(|number| broker.publish(Stage::Diff, text(number))))
+        .await
+        .unwrap();
     let mut consumer = broker.consume(Stage::Diff, 100).await.unwrap();
     let mut seen = BTreeSet::new();
     for _ in 0..expected.len() {
         let delivery = next(&mut consumer).await;
-        assert!(seen.insert(payload(&delivery).to_owned()), "{} came twice", payload(&delivery));
+        assert!(
+            seen.insert(payload(&delivery).to_owned()),
+            "{} came twice",
+            payload(&delivery)
+        );
         delivery.ack().await;
     }
     assert_eq!(seen, expected);

@@ -26,8 +26,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long requests in hand may take once the server is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// From a fast read to a slow batch, in seconds.
-const SECONDS_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+];
 
 /// Installs the recorder of this process' metrics, and describes those of [`names::ALL`].
 ///
@@ -107,7 +108,11 @@ fn report<'a>(checks: impl Iterator<Item = &'a (&'static str, Check)>) -> Respon
     let checks: Vec<CheckReport> = checks
         .map(|(name, check)| {
             let result = check();
-            CheckReport { name, ok: result.is_ok(), problem: result.err() }
+            CheckReport {
+                name,
+                ok: result.is_ok(),
+                problem: result.err(),
+            }
         })
         .collect();
     let (code, status) = if checks.iter().all(|check| check.ok) {
@@ -128,7 +133,10 @@ struct Pages {
 pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
     Router::new()
         .route("/metrics", get(metrics_page))
-        .route("/healthz", get(async |State(pages): State<Pages>| report(pages.health.liveness.iter())))
+        .route(
+            "/healthz",
+            get(async |State(pages): State<Pages>| report(pages.health.liveness.iter())),
+        )
         // Not alive is not ready either.
         .route(
             "/readyz",
@@ -136,11 +144,17 @@ pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
                 report(pages.health.liveness.iter().chain(pages.health.readiness.iter()))
             }),
         )
-        .with_state(Pages { metrics, health: Arc::new(health) })
+        .with_state(Pages {
+            metrics,
+            health: Arc::new(health),
+        })
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], Body::from(pages.metrics.render()))
+    (
+        [(header::CONTENT_TYPE, METRICS_TYPE)],
+        Body::from(pages.metrics.render()),
+    )
 }
 
 /// A running server.

@@ -83,7 +83,11 @@ mod tests {
             let name = metric.name;
             assert!(seen.insert(name), "{name} is listed twice");
             assert!(name.starts_with("c2s_"), "{name}");
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
             assert_eq!(metric.kind == Counter, name.ends_with("_total"), "{name}");
             assert_eq!(metric.unit == Unit::Seconds, name.ends_with("_seconds"), "{name}");
             assert!(!metric.help.is_empty(), "{name}");

@@ -106,9 +106,11 @@ where
             .with_writer(writer)
             .with_filter(filter)
             .boxed(),
-        LogFormat::Text => {
-            fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(writer).with_filter(filter).boxed()
-        }
+        LogFormat::Text => fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(writer)
+            .with_filter(filter)
+            .boxed(),
     };
     let provider = match &config.otlp_endpoint {
         Some(endpoint) => Some(provider(service_name, endpoint.as_str())?),
@@ -117,9 +119,14 @@ where
     let spans = provider.as_ref().map(|provider| {
         // The exporter's own traffic must not be traced, or every export would cause the next.
         let filter = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off,lapin=off");
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(service_name)).with_filter(filter)
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(service_name))
+            .with_filter(filter)
     });
-    Ok((tracing_subscriber::registry().with(lines).with(spans), Guard { provider }))
+    Ok((
+        tracing_subscriber::registry().with(lines).with(spans),
+        Guard { provider },
+    ))
 }
 
 fn provider(service_name: &'static str, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
@@ -134,9 +141,15 @@ fn provider(service_name: &'static str, endpoint: &str) -> Result<SdkTracerProvi
         .with_service_name(service_name)
         .with_attribute(KeyValue::new("service.namespace", "couch-sql"))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attribute(KeyValue::new("service.instance.id", format!("{host}-{}", std::process::id())))
+        .with_attribute(KeyValue::new(
+            "service.instance.id",
+            format!("{host}-{}", std::process::id()),
+        ))
         .build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 /// Reads a log filter: a level, or levels by module.

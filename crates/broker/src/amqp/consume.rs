@@ -18,8 +18,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::link::{Link, within};
 use super::supervisor::Shared;
 use super::{header, topology};
-use crate::delivery::{Delivery, Receipt as AnyReceipt, Settled, Verdict};
 use crate::BrokerError;
+use crate::delivery::{Delivery, Receipt as AnyReceipt, Settled, Verdict};
 
 /// The consumer's end. Dropping it stops the task.
 #[derive(Debug)]
@@ -32,9 +32,18 @@ impl Subscription {
     pub(super) fn start(shared: Arc<Shared>, stage: Stage, prefetch: u16) -> Self {
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch));
         let stop = shared.closed.child_token();
-        let pump = Pump { shared, stage, prefetch, sender, stop: stop.clone() };
+        let pump = Pump {
+            shared,
+            stage,
+            prefetch,
+            sender,
+            stop: stop.clone(),
+        };
         tokio::spawn(pump.run());
-        Self { deliveries, _stop: stop.drop_guard() }
+        Self {
+            deliveries,
+            _stop: stop.drop_guard(),
+        }
     }
 
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
@@ -76,7 +85,12 @@ impl Pump {
         const OPERATION: &str = "subscribing";
         let limit = self.shared.config.operation_timeout;
         let channel = link.channel(limit, OPERATION).await?;
-        within(limit, OPERATION, channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
+        within(
+            limit,
+            OPERATION,
+            channel.basic_qos(self.prefetch, BasicQosOptions::default()),
+        )
+        .await?;
         let queue = topology::queue(&self.shared.config, self.stage);
         let subscribe = channel.basic_consume(
             queue.as_str().into(),
@@ -128,7 +142,13 @@ impl Pump {
             _channel: channel.clone(),
         };
         let headers = header::from_properties(&delivery.properties);
-        Delivery::new(self.stage, delivery.data, headers, delivery.redelivered, AnyReceipt::Amqp(receipt))
+        Delivery::new(
+            self.stage,
+            delivery.data,
+            headers,
+            delivery.redelivered,
+            AnyReceipt::Amqp(receipt),
+        )
     }
 }
 
@@ -154,7 +174,12 @@ impl Receipt {
             match verdict {
                 Verdict::Ack => self.acker.ack(BasicAckOptions::default()).await,
                 Verdict::Requeue => {
-                    self.acker.nack(BasicNackOptions { multiple: false, requeue: true }).await
+                    self.acker
+                        .nack(BasicNackOptions {
+                            multiple: false,
+                            requeue: true,
+                        })
+                        .await
                 }
                 Verdict::DeadLetter => self.acker.reject(BasicRejectOptions { requeue: false }).await,
             }
@@ -173,6 +198,8 @@ impl Receipt {
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").field("generation", &self.link.generation()).finish_non_exhaustive()
+        f.debug_struct("Receipt")
+            .field("generation", &self.link.generation())
+            .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,9 @@ pub(super) fn to_table(headers: &BTreeMap<String, String>) -> Result<FieldTable,
 
 /// Text and whole numbers; other values (the broker's history of a dead letter) are for people with a console.
 pub(super) fn from_properties(properties: &BasicProperties) -> BTreeMap<String, String> {
-    let Some(table) = properties.headers() else { return BTreeMap::new() };
+    let Some(table) = properties.headers() else {
+        return BTreeMap::new();
+    };
     table
         .into_iter()
         .filter_map(|(name, value)| {

@@ -41,17 +41,32 @@ impl Link {
     ) -> Result<Self, BrokerError> {
         let tls = tls_config(config, endpoint).await?;
         let opening = async {
-            let connection = connect(config, endpoint, tls).await.map_err(|error| refused(endpoint, error))?;
-            let publisher = connection.create_channel().await.map_err(|error| refused(endpoint, error))?;
+            let connection = connect(config, endpoint, tls)
+                .await
+                .map_err(|error| refused(endpoint, error))?;
+            let publisher = connection
+                .create_channel()
+                .await
+                .map_err(|error| refused(endpoint, error))?;
             let select = publisher.confirm_select(ConfirmSelectOptions::default());
             select.await.map_err(|error| refused(endpoint, error))?;
-            let link = Self { generation, connection, publisher, given_up: CancellationToken::new() };
+            let link = Self {
+                generation,
+                connection,
+                publisher,
+                given_up: CancellationToken::new(),
+            };
             link.declare_topology(config).await?;
             Ok(link)
         };
-        timeout(config.connect_timeout, opening).await.unwrap_or_else(|elapsed| {
-            Err(BrokerError::Unreachable { address: endpoint.address(), source: Box::new(elapsed) })
-        })
+        timeout(config.connect_timeout, opening)
+            .await
+            .unwrap_or_else(|elapsed| {
+                Err(BrokerError::Unreachable {
+                    address: endpoint.address(),
+                    source: Box::new(elapsed),
+                })
+            })
     }
 
     /// Counts the connections of this broker; for the log.
@@ -92,7 +107,12 @@ impl Link {
         timeout(config.operation_timeout, topology::declare(&channel, config))
             .await
             .unwrap_or(Err(BrokerError::TimedOut { operation: OPERATION }))?;
-        within(config.operation_timeout, OPERATION, channel.close(CLOSE_CODE, "done".into())).await
+        within(
+            config.operation_timeout,
+            OPERATION,
+            channel.close(CLOSE_CODE, "done".into()),
+        )
+        .await
     }
 
     /// Ends when the link has been given up by somebody, or its connection has ended; then it is given up in any case.
@@ -145,13 +165,15 @@ impl Link {
 
 async fn connect(config: &BrokerConfig, endpoint: &AmqpEndpoint, tls: OwnedTLSConfig) -> lapin::Result<Connection> {
     let mut uri = endpoint.uri.clone();
-    endpoint.password.expose_secret().clone_into(&mut uri.authority.userinfo.password);
+    endpoint
+        .password
+        .expose_secret()
+        .clone_into(&mut uri.authority.userinfo.password);
     let seconds = u16::try_from(config.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX);
     uri.query.heartbeat.get_or_insert(seconds);
     let milliseconds = u64::try_from(config.connect_timeout.as_millis()).unwrap_or(u64::MAX);
     uri.query.connection_timeout.get_or_insert(milliseconds);
-    let properties =
-        ConnectionProperties::default().with_connection_name(config.connection_name.as_str().into());
+    let properties = ConnectionProperties::default().with_connection_name(config.connection_name.as_str().into());
     let runtime = lapin::runtime::default_runtime()?;
     Connection::connect_uri_with_config(uri, properties, tls, runtime).await
 }
@@ -164,7 +186,10 @@ async fn tls_config(config: &BrokerConfig, endpoint: &AmqpEndpoint) -> Result<Ow
         })?),
         _ => None,
     };
-    Ok(OwnedTLSConfig { identity: None, cert_chain })
+    Ok(OwnedTLSConfig {
+        identity: None,
+        cert_chain,
+    })
 }
 
 async fn read_authorities(path: &Path) -> std::io::Result<String> {
@@ -172,7 +197,10 @@ async fn read_authorities(path: &Path) -> std::io::Result<String> {
     if pem.contains("-----BEGIN CERTIFICATE-----") {
         Ok(pem)
     } else {
-        Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "there is no PEM certificate in it"))
+        Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "there is no PEM certificate in it",
+        ))
     }
 }
 
@@ -194,12 +222,18 @@ fn refused(endpoint: &AmqpEndpoint, error: lapin::Error) -> BrokerError {
             source: Box::new(error),
         }
     } else {
-        BrokerError::Unreachable { address, source: Box::new(error) }
+        BrokerError::Unreachable {
+            address,
+            source: Box::new(error),
+        }
     }
 }
 
 pub(super) fn disconnected(operation: &'static str, error: lapin::Error) -> BrokerError {
-    BrokerError::Disconnected { operation, source: Some(Box::new(error)) }
+    BrokerError::Disconnected {
+        operation,
+        source: Some(Box::new(error)),
+    }
 }
 
 /// The result of a request to the server, or a time-out.

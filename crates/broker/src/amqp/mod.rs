@@ -48,13 +48,18 @@ pub(crate) struct AmqpBroker {
 impl AmqpBroker {
     pub(crate) async fn connect(config: &BrokerConfig) -> Result<Self, BrokerError> {
         let Endpoint::Amqp(endpoint) = config.endpoint() else {
-            return Err(BrokerError::Address { reason: "it is not an AMQP address" });
+            return Err(BrokerError::Address {
+                reason: "it is not an AMQP address",
+            });
         };
         let shared = Arc::new(Shared::new(config.clone(), endpoint.clone()));
         let first = Arc::new(Box::pin(Link::open(&shared.config, &shared.endpoint, 1)).await?);
         shared.set_link(Some(Arc::clone(&first)));
         let supervisor = tokio::spawn(supervisor::supervise(Arc::clone(&shared), first));
-        Ok(Self { shared, supervisor: Mutex::new(Some(supervisor)) })
+        Ok(Self {
+            shared,
+            supervisor: Mutex::new(Some(supervisor)),
+        })
     }
 
     async fn send(&self, link: &Link, queue: &str, message: &OutgoingMessage) -> Result<(), BrokerError> {
@@ -69,7 +74,10 @@ impl AmqpBroker {
                 .basic_publish(
                     topology::exchange(&self.shared.config).into(),
                     queue.into(),
-                    BasicPublishOptions { mandatory: true, immediate: false },
+                    BasicPublishOptions {
+                        mandatory: true,
+                        immediate: false,
+                    },
                     &message.payload,
                     properties,
                 )
@@ -87,12 +95,14 @@ impl AmqpBroker {
             // The broker confirms a message that it could not route, and says so only by returning it first.
             Confirmation::Ack(Some(_)) => {
                 link.give_up();
-                Err(BrokerError::Unroutable { queue: queue.to_owned() })
+                Err(BrokerError::Unroutable {
+                    queue: queue.to_owned(),
+                })
             }
             Confirmation::Ack(None) => Ok(()),
-            Confirmation::Nack(_) | Confirmation::NotRequested => {
-                Err(BrokerError::NotAccepted { queue: queue.to_owned() })
-            }
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::NotAccepted {
+                queue: queue.to_owned(),
+            }),
         }
     }
 
@@ -100,7 +110,12 @@ impl AmqpBroker {
         const OPERATION: &str = "publish";
         let queue = topology::queue(&self.shared.config, stage);
         let publishing = async {
-            let _slot = self.shared.unconfirmed.acquire().await.map_err(|_| BrokerError::Closed)?;
+            let _slot = self
+                .shared
+                .unconfirmed
+                .acquire()
+                .await
+                .map_err(|_| BrokerError::Closed)?;
             let link = self.shared.link(OPERATION).await?;
             self.send(&link, &queue, message).await
         };
@@ -113,7 +128,10 @@ impl AmqpBroker {
     async fn link_for_request(&self, operation: &'static str) -> Result<Arc<Link>, BrokerError> {
         timeout(self.shared.config.operation_timeout, self.shared.link(operation))
             .await
-            .unwrap_or(Err(BrokerError::Disconnected { operation, source: None }))
+            .unwrap_or(Err(BrokerError::Disconnected {
+                operation,
+                source: None,
+            }))
     }
 }
 
@@ -149,7 +167,10 @@ impl Broker for AmqpBroker {
         let link = self.link_for_request(OPERATION).await?;
         let channel = link.channel(limit, OPERATION).await?;
         let name = topology::queue(&self.shared.config, stage);
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
         let declared = channel.queue_declare(name.as_str().into(), options, FieldTable::default());
         match within(limit, OPERATION, declared).await {
             Ok(queue) => Ok(u64::from(queue.message_count())),
@@ -171,7 +192,9 @@ impl Broker for AmqpBroker {
         let mut last = None;
         while letters.len() < max {
             let get = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: false });
-            let Some(message) = within(limit, OPERATION, get).await? else { break };
+            let Some(message) = within(limit, OPERATION, get).await? else {
+                break;
+            };
             let delivery = message.delivery;
             letters.push(DeadLetter {
                 headers: header::from_properties(&delivery.properties),

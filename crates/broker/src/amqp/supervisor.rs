@@ -24,14 +24,22 @@ pub(crate) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }
 
 impl Shared {
     pub(super) fn new(config: BrokerConfig, endpoint: AmqpEndpoint) -> Self {
         let unconfirmed = Semaphore::new(config.max_unconfirmed.max(1));
-        Self { config, endpoint, unconfirmed, closed: CancellationToken::new(), link: watch::Sender::new(None) }
+        Self {
+            config,
+            endpoint,
+            unconfirmed,
+            closed: CancellationToken::new(),
+            link: watch::Sender::new(None),
+        }
     }
 
     pub(super) fn current_link(&self) -> Option<Arc<Link>> {
@@ -53,7 +61,10 @@ impl Shared {
         };
         match found.ok().and_then(|link| link.clone()) {
             Some(link) => Ok(link),
-            None => Err(BrokerError::Disconnected { operation, source: None }),
+            None => Err(BrokerError::Disconnected {
+                operation,
+                source: None,
+            }),
         }
     }
 }
@@ -116,7 +127,9 @@ async fn reopen(shared: &Shared, generation: u64, failures: &mut u32) -> Option<
 
 /// Doubles with each failure up to the configured maximum; `chance` (a half to one) spreads many processes apart.
 fn pause(config: &BrokerConfig, failures: u32, chance: f64) -> Duration {
-    let doubled = config.reconnect_min.saturating_mul(2_u32.saturating_pow(failures.min(16)));
+    let doubled = config
+        .reconnect_min
+        .saturating_mul(2_u32.saturating_pow(failures.min(16)));
     doubled.min(config.reconnect_max).mul_f64(chance)
 }
 
@@ -128,7 +141,9 @@ mod tests {
     #[test]
     fn pauses_double_and_stay_within_bounds() {
         let config = BrokerConfig::new("amqp://localhost").unwrap();
-        let pauses: Vec<_> = (0..8).map(|failures| pause(&config, failures, 1.0).as_millis()).collect();
+        let pauses: Vec<_> = (0..8)
+            .map(|failures| pause(&config, failures, 1.0).as_millis())
+            .collect();
         assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
         assert_eq!(pause(&config, u32::MAX, 0.5), Duration::from_secs(5));
     }

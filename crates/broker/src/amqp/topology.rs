@@ -39,7 +39,10 @@ pub(super) async fn declare(channel: &Channel, config: &BrokerConfig) -> Result<
     for stage in Stage::ALL {
         let queue = queue(config, stage);
         let mut arguments = quorum();
-        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(i64::from(DELIVERY_LIMIT)));
+        arguments.insert(
+            "x-delivery-limit".into(),
+            AMQPValue::LongLongInt(i64::from(DELIVERY_LIMIT)),
+        );
         arguments.insert(
             "x-dead-letter-exchange".into(),
             AMQPValue::LongString(dead_letter_exchange.as_str().into()),
@@ -57,7 +60,10 @@ fn quorum() -> FieldTable {
 }
 
 async fn declare_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
     channel
         .exchange_declare(name.into(), kind, options, FieldTable::default())
         .await
@@ -65,7 +71,10 @@ async fn declare_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 }
 
 async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
     channel
         .queue_declare(name.into(), options, arguments)
         .await
@@ -75,14 +84,23 @@ async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> 
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str) -> Result<(), BrokerError> {
     channel
-        .queue_bind(queue.into(), exchange.into(), queue.into(), QueueBindOptions::default(), FieldTable::default())
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            queue.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
         .await
         .map_err(|error| refused("binding of queue", queue, error))
 }
 
 fn refused(kind: &str, name: &str, error: lapin::Error) -> BrokerError {
     if reply_code(&error) == Some(PRECONDITION_FAILED) {
-        BrokerError::Topology { object: format!("{kind} {name}"), source: Box::new(error) }
+        BrokerError::Topology {
+            object: format!("{kind} {name}"),
+            source: Box::new(error),
+        }
     } else {
         super::disconnected("declaring queues", error)
     }

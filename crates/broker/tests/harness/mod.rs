@@ -63,7 +63,10 @@ impl Rabbit {
     pub async fn delete_queue(&self, stage: Stage) {
         let connection = Self::raw().await;
         let channel = connection.create_channel().await.unwrap();
-        channel.queue_delete(self.queue(stage).into(), QueueDeleteOptions::default()).await.unwrap();
+        channel
+            .queue_delete(self.queue(stage).into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
     }
 
     pub async fn clean(self) {
@@ -71,21 +74,33 @@ impl Rabbit {
         let channel = connection.create_channel().await.unwrap();
         let prefix = &self.config.name_prefix;
         for queue in Stage::ALL.map(Stage::queue).into_iter().chain([DEAD_LETTER_QUEUE]) {
-            channel.queue_delete(format!("{prefix}{queue}").into(), QueueDeleteOptions::default()).await.unwrap();
+            channel
+                .queue_delete(format!("{prefix}{queue}").into(), QueueDeleteOptions::default())
+                .await
+                .unwrap();
         }
         for exchange in [EXCHANGE, DEAD_LETTER_EXCHANGE] {
             let options = ExchangeDeleteOptions::default();
-            channel.exchange_delete(format!("{prefix}{exchange}").into(), options).await.unwrap();
+            channel
+                .exchange_delete(format!("{prefix}{exchange}").into(), options)
+                .await
+                .unwrap();
         }
     }
 }
 
 pub fn text(payload: &str) -> OutgoingMessage {
-    OutgoingMessage { payload: payload.as_bytes().to_vec(), ..OutgoingMessage::default() }
+    OutgoingMessage {
+        payload: payload.as_bytes().to_vec(),
+        ..OutgoingMessage::default()
+    }
 }
 
 pub async fn next(consumer: &mut Consumer) -> Delivery {
-    timeout(PATIENCE, consumer.next()).await.expect("no delivery in time").expect("the consumer has ended")
+    timeout(PATIENCE, consumer.next())
+        .await
+        .expect("no delivery in time")
+        .expect("the consumer has ended")
 }
 
 pub fn payload(delivery: &Delivery) -> &str {
@@ -100,13 +115,18 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
             ticks.tick().await;
         }
     };
-    timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never came true: {what}"));
+    timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(|_| panic!("never came true: {what}"));
 }
 
 /// Waits until exactly so many messages are ready.
 pub async fn depth_becomes(broker: &dyn Broker, stage: Stage, expected: u64) {
     let what = format!("{expected} ready messages in the queue of stage {stage:?}");
-    until(&what, async || broker.queue_depth(stage).await.is_ok_and(|depth| depth == expected)).await;
+    until(&what, async || {
+        broker.queue_depth(stage).await.is_ok_and(|depth| depth == expected)
+    })
+    .await;
 }
 
 /// Publishes a message and checks that it is the next to come: so nothing else was left in the queue.

@@ -37,7 +37,11 @@ impl Proxy {
                 tokio::spawn(carry(client, server.clone(), state.subscribe()));
             }
         });
-        Self { address, line, accepting }
+        Self {
+            address,
+            line,
+            accepting,
+        }
     }
 
     pub fn set(&self, line: Line) {
@@ -52,7 +56,9 @@ impl Drop for Proxy {
 }
 
 async fn carry(mut client: TcpStream, server: String, mut line: watch::Receiver<Line>) {
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
     loop {
         let now = *line.borrow_and_update();
         match now {

@@ -72,11 +72,20 @@ pub enum ConfigError {
 impl ConfigError {
     /// Every code with its remedy; documentation is checked against this list.
     pub const CODES: [(&'static str, &'static str); 7] = [
-        ("C2S-1001", "name the file with --config or COUCH_SQL_CONFIG; deploy/couch-sql.sample.toml is a start"),
+        (
+            "C2S-1001",
+            "name the file with --config or COUCH_SQL_CONFIG; deploy/couch-sql.sample.toml is a start",
+        ),
         ("C2S-1002", "correct the file at that line"),
-        ("C2S-1003", "correct or remove the key; docs/configuration.md lists them all"),
+        (
+            "C2S-1003",
+            "correct or remove the key; docs/configuration.md lists them all",
+        ),
         ("C2S-1004", "set the key"),
-        ("C2S-1005", "correct the value; docs/configuration.md says what it takes"),
+        (
+            "C2S-1005",
+            "correct the value; docs/configuration.md says what it takes",
+        ),
         ("C2S-1006", "correct the value as the message says"),
         ("C2S-1007", "let the key name a file that this process may read"),
     ];
@@ -117,7 +126,10 @@ impl ConfigError {
 
     pub(super) fn missing(key: &str) -> Self {
         let variable = keys::find(key).map(keys::Key::variable).unwrap_or_default();
-        Self::Missing { key: key.to_owned(), variable }
+        Self::Missing {
+            key: key.to_owned(),
+            variable,
+        }
     }
 
     pub(super) fn value(key: &str) -> Self {
@@ -128,11 +140,17 @@ impl ConfigError {
             None if key.contains('.') => KeyKind::Shards.expects(),
             None => "a section: [name], with keys below".to_owned(),
         };
-        Self::Value { key: key.to_owned(), expected }
+        Self::Value {
+            key: key.to_owned(),
+            expected,
+        }
     }
 
     pub(super) fn unusable(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Unusable { key: key.into(), problem: problem.into() }
+        Self::Unusable {
+            key: key.into(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -158,7 +176,12 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (left, right, edits) in [("", "abc", 3), ("url", "url", 0), ("urll", "url", 1), ("kitten", "sitting", 3)] {
+        for (left, right, edits) in [
+            ("", "abc", 3),
+            ("url", "url", 0),
+            ("urll", "url", 1),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(left, right), edits, "{left} {right}");
             assert_eq!(distance(right, left), edits, "{right} {left}");
         }

@@ -111,15 +111,24 @@ pub fn find(path: &str) -> Option<&'static Key> {
 /// (section, what it is about), in the order of the documentation.
 pub const SECTIONS: [(&str, &str); 11] = [
     ("source", "CouchDB, where forms and cases are read."),
-    ("blobs", "The store of form.xml and attachments. Attachments that are still inline in Couch need no configuration."),
+    (
+        "blobs",
+        "The store of form.xml and attachments. Attachments that are still inline in Couch need no configuration.",
+    ),
     ("target", "HQ's PostgreSQL."),
-    ("state", "The PostgreSQL database that holds our own schema, `couch_sql_migration`. Better not on HQ's own server."),
+    (
+        "state",
+        "The PostgreSQL database that holds our own schema, `couch_sql_migration`. Better not on HQ's own server.",
+    ),
     ("broker", "RabbitMQ."),
     ("live", "Migrating a domain while it is in use."),
     ("worker", "The form, case and diff workers."),
     ("driver", "Scanning the source and dispatching batches."),
     ("hq", "The running CommCare HQ."),
-    ("domains", "Options of single domains that decide how their documents are migrated."),
+    (
+        "domains",
+        "Options of single domains that decide how their documents are migrated.",
+    ),
     ("telemetry", "Logs, traces, metrics and health."),
 ];
 
@@ -134,7 +143,14 @@ const fn key(
     default: KeyDefault,
     help: &'static str,
 ) -> Key {
-    Key { section, name, kind, unit, default, help }
+    Key {
+        section,
+        name,
+        kind,
+        unit,
+        default,
+        help,
+    }
 }
 
 const NO_PASSWORD: KeyDefault = Absent("the password in the URL, if any");
@@ -220,7 +236,11 @@ pub const KEYS: &[Key] = &[
 pub fn markdown(section: &str) -> String {
     let mut text = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
     for key in KEYS.iter().filter(|key| key.section == section) {
-        let kind = if key.unit.is_empty() { key.kind.word().to_owned() } else { format!("number of {}", key.unit) };
+        let kind = if key.unit.is_empty() {
+            key.kind.word().to_owned()
+        } else {
+            format!("number of {}", key.unit)
+        };
         let default = match key.default {
             Required => "required".to_owned(),
             Value(value) => format!("`{value}`"),

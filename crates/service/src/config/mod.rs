@@ -17,8 +17,8 @@ mod validate;
 
 pub use error::ConfigError;
 pub use sections::{
-    BlobsConfig, BlobsKind, BrokerConfig, DomainsConfig, DriverConfig, HqConfig, LiveConfig, LogFormat, ShardConfig, SourceConfig,
-    StateConfig, TargetConfig, TelemetryConfig, WorkerConfig,
+    BlobsConfig, BlobsKind, BrokerConfig, DomainsConfig, DriverConfig, HqConfig, LiveConfig, LogFormat, ShardConfig,
+    SourceConfig, StateConfig, TargetConfig, TelemetryConfig, WorkerConfig,
 };
 
 /// The file that is read when nobody names one.
@@ -98,14 +98,18 @@ impl Config {
         let from_variable = std::env::var_os(FILE_VARIABLE).map(PathBuf::from);
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
-            name.starts_with(keys::VARIABLE_PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
+            name.starts_with(keys::VARIABLE_PREFIX)
+                .then(|| (name, value.to_string_lossy().into_owned()))
         });
         let named = named.map(Path::to_owned).or(from_variable);
         if named.is_none() && !Path::new(DEFAULT_FILE).exists() {
             let environment: Vec<_> = environment.collect();
             if environment.is_empty() {
                 let source = std::io::ErrorKind::NotFound.into();
-                return Err(ConfigError::File { path: DEFAULT_FILE.into(), source });
+                return Err(ConfigError::File {
+                    path: DEFAULT_FILE.into(),
+                    source,
+                });
             }
             return Self::read(None, environment);
         }
@@ -122,8 +126,10 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let content = match file {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::File { path: path.to_owned(), source })?,
+            Some(path) => std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                path: path.to_owned(),
+                source,
+            })?,
             None => String::new(),
         };
         let layers = sources::Layers::new(file, &content, environment)?;
@@ -142,6 +148,8 @@ impl Config {
 
     /// Messages that a worker may hold at a time: as configured, else as many as it works on.
     pub fn prefetch(&self) -> u16 {
-        self.broker.prefetch.unwrap_or_else(|| u16::try_from(self.worker.concurrency).unwrap_or(u16::MAX))
+        self.broker
+            .prefetch
+            .unwrap_or_else(|| u16::try_from(self.worker.concurrency).unwrap_or(u16::MAX))
     }
 }

@@ -33,11 +33,17 @@ impl Layers {
         let file_path = path.map(Path::to_owned).unwrap_or_default();
         let file = Figment::from(Toml::string(content));
         if let Err(error) = file.extract::<Value>() {
-            return Err(ConfigError::Syntax { path: file_path, reason: without_source_lines(&error.to_string()) });
+            return Err(ConfigError::Syntax {
+                path: file_path,
+                reason: without_source_lines(&error.to_string()),
+            });
         }
         let mut variables = BTreeMap::new();
         for (variable, text) in environment {
-            let path = variable.trim_start_matches(keys::VARIABLE_PREFIX).to_lowercase().replacen("__", ".", 1);
+            let path = variable
+                .trim_start_matches(keys::VARIABLE_PREFIX)
+                .to_lowercase()
+                .replacen("__", ".", 1);
             let Some(key) = keys::find(&path) else {
                 let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
@@ -46,7 +52,12 @@ impl Layers {
             let value = parse(key, &text).ok_or_else(|| ConfigError::value(&path))?;
             variables.insert(path, (variable, value));
         }
-        Ok(Self { defaults: Figment::from(Toml::string(&defaults())), file, file_path, environment: variables })
+        Ok(Self {
+            defaults: Figment::from(Toml::string(&defaults())),
+            file,
+            file_path,
+            environment: variables,
+        })
     }
 
     pub(super) fn extract<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
@@ -69,7 +80,11 @@ impl Layers {
                 } else {
                     (self.defaults.find_value(&path).ok(), Origin::Default)
                 };
-                Effective { key: path, value: value.map(|value| shown(key, &value)), origin }
+                Effective {
+                    key: path,
+                    value: value.map(|value| shown(key, &value)),
+                    origin,
+                }
             })
             .collect()
     }
@@ -100,16 +115,21 @@ fn parse(key: &Key, text: &str) -> Option<Value> {
         | KeyKind::Choice(_)
         | KeyKind::Address => Some(Value::from(text)),
         KeyKind::Count => text.trim().parse::<u64>().ok().map(Value::from),
-        KeyKind::List | KeyKind::Shards => {
-            Figment::from(Toml::string(&format!("value = {text}"))).find_value("value").ok()
-        }
+        KeyKind::List | KeyKind::Shards => Figment::from(Toml::string(&format!("value = {text}")))
+            .find_value("value")
+            .ok(),
     }
 }
 
 /// The parser quotes the line at fault, which may hold a password; position and reason are enough.
 fn without_source_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains('|')).map(str::trim).collect();
-    let reason = lines.iter().skip(1).copied().find(|line| !line.is_empty()).unwrap_or_default();
+    let reason = lines
+        .iter()
+        .skip(1)
+        .copied()
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
     let position = lines.first().copied().unwrap_or_default();
     let position = position.split_once("at ").map_or(position, |(_, position)| position);
     format!("{position}: {reason}")
@@ -117,7 +137,13 @@ fn without_source_lines(text: &str) -> String {
 
 fn translate(error: &figment::Error) -> ConfigError {
     let path = error.path.join(".");
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     match &error.kind {
         Fault::UnknownField(name, known) => ConfigError::unknown(below(name), known),
         Fault::MissingField(name) => ConfigError::missing(&below(name)),
@@ -128,7 +154,9 @@ fn translate(error: &figment::Error) -> ConfigError {
 fn shown(key: &Key, value: &Value) -> String {
     match key.kind {
         KeyKind::Secret => "***".to_owned(),
-        KeyKind::Url => value.as_str().map_or_else(|| "***".to_owned(), |text| quoted(&shown_url(text))),
+        KeyKind::Url => value
+            .as_str()
+            .map_or_else(|| "***".to_owned(), |text| quoted(&shown_url(text))),
         KeyKind::Shards => shown_shards(value),
         _ => shown_value(value),
     }
@@ -169,7 +197,9 @@ fn quoted(text: &str) -> String {
 
 /// A URL without what may be a secret.
 fn shown_url(text: &str) -> String {
-    let Ok(mut url) = Url::parse(text) else { return "***".to_owned() };
+    let Ok(mut url) = Url::parse(text) else {
+        return "***".to_owned();
+    };
     if url.password().is_some() && url.set_password(Some("***")).is_err() {
         return "***".to_owned();
     }
@@ -179,20 +209,42 @@ fn shown_url(text: &str) -> String {
 impl Config {
     /// Reads the files that hold secrets.
     pub(super) fn read_secrets(&mut self) -> Result<(), ConfigError> {
-        read_secret("source.password", &mut self.source.password, self.source.password_file.as_deref())?;
-        read_secret("blobs.secret_key", &mut self.blobs.secret_key, self.blobs.secret_key_file.as_deref())?;
-        read_secret("target.password", &mut self.target.password, self.target.password_file.as_deref())?;
+        read_secret(
+            "source.password",
+            &mut self.source.password,
+            self.source.password_file.as_deref(),
+        )?;
+        read_secret(
+            "blobs.secret_key",
+            &mut self.blobs.secret_key,
+            self.blobs.secret_key_file.as_deref(),
+        )?;
+        read_secret(
+            "target.password",
+            &mut self.target.password,
+            self.target.password_file.as_deref(),
+        )?;
         for (position, shard) in self.target.shards.iter_mut().enumerate() {
             let key = format!("target.shards[{position}].password");
             read_secret(&key, &mut shard.password, shard.password_file.as_deref())?;
         }
-        read_secret("state.password", &mut self.state.password, self.state.password_file.as_deref())?;
-        read_secret("broker.password", &mut self.broker.password, self.broker.password_file.as_deref())
+        read_secret(
+            "state.password",
+            &mut self.state.password,
+            self.state.password_file.as_deref(),
+        )?;
+        read_secret(
+            "broker.password",
+            &mut self.broker.password,
+            self.broker.password_file.as_deref(),
+        )
     }
 
     /// Moves passwords from URLs to where secrets are, unless another is given there.
     pub(super) fn take_passwords_out_of_urls(&mut self) {
-        let name = percent_decode_str(self.source.url.username()).decode_utf8_lossy().into_owned();
+        let name = percent_decode_str(self.source.url.username())
+            .decode_utf8_lossy()
+            .into_owned();
         take_password(&mut self.source.url, &mut self.source.password);
         if !name.is_empty() && self.source.url.set_username("").is_ok() {
             self.source.username.get_or_insert(name);
@@ -213,7 +265,10 @@ impl Config {
 fn read_secret(key: &str, secret: &mut Option<SecretString>, file: Option<&Path>) -> Result<(), ConfigError> {
     let Some(path) = file else { return Ok(()) };
     if secret.is_some() {
-        return Err(ConfigError::unusable(key, format!("is set twice: remove it or {key}_file")));
+        return Err(ConfigError::unusable(
+            key,
+            format!("is set twice: remove it or {key}_file"),
+        ));
     }
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::NamedFile {
         key: format!("{key}_file"),

@@ -25,11 +25,24 @@ impl Config {
         scheme("source.url", &self.source.url, &["http", "https"])?;
         not_empty("source.forms_db", &self.source.forms_db)?;
         not_empty("source.domains_db", &self.source.domains_db)?;
-        within("source.max_concurrency", self.source.max_concurrency, 1, LARGEST_CONCURRENCY)?;
-        within("source.max_requests_per_second", self.source.max_requests_per_second, 1, 1_000_000)?;
+        within(
+            "source.max_concurrency",
+            self.source.max_concurrency,
+            1,
+            LARGEST_CONCURRENCY,
+        )?;
+        within(
+            "source.max_requests_per_second",
+            self.source.max_requests_per_second,
+            1,
+            1_000_000,
+        )?;
         some_time("source.timeout", self.source.timeout)?;
         if self.source.password.is_some() && self.source.username.is_none() {
-            return Err(ConfigError::unusable("source.username", "is missing although there is a password: set both"));
+            return Err(ConfigError::unusable(
+                "source.username",
+                "is missing although there is a password: set both",
+            ));
         }
 
         self.blobs()?;
@@ -39,7 +52,9 @@ impl Config {
         within("state.max_connections", self.state.max_connections, 2, 1_000)?;
 
         scheme("broker.url", &self.broker.url, &["amqp", "amqps", "memory"])?;
-        within("broker.prefetch", self.prefetch(), 1, 10_000)?;
+        if let Some(prefetch) = self.broker.prefetch {
+            within("broker.prefetch", prefetch, 1, 10_000)?;
+        }
 
         within("worker.concurrency", self.worker.concurrency, 1, 256)?;
         within("worker.max_attempts", self.worker.max_attempts, 1, 1_000)?;
@@ -65,11 +80,18 @@ impl Config {
         if let Some(hook) = &self.hq.cache_hook
             && hook.first().is_none_or(String::is_empty)
         {
-            return Err(ConfigError::unusable("hq.cache_hook", "names no program: write it first, or remove the key"));
+            return Err(ConfigError::unusable(
+                "hq.cache_hook",
+                "names no program: write it first, or remove the key",
+            ));
         }
 
         if let Some(endpoint) = &self.telemetry.otlp_endpoint {
-            scheme("telemetry.otlp_endpoint", endpoint, &["http", "https"])?;
+            if endpoint.scheme() == "https" {
+                let problem = "is https: traces go to a collector near by over http, which may send them on encrypted";
+                return Err(ConfigError::unusable("telemetry.otlp_endpoint", problem));
+            }
+            scheme("telemetry.otlp_endpoint", endpoint, &["http"])?;
         }
         if crate::telemetry::parse_filter(&self.telemetry.log_filter).is_err() {
             let problem = "is not a filter: write a level, or levels by module, such as \"info,broker=debug\"";
@@ -89,13 +111,21 @@ impl Config {
     }
 
     fn blobs(&self) -> Check {
-        within("blobs.max_concurrency", self.blobs.max_concurrency, 1, LARGEST_CONCURRENCY)?;
+        within(
+            "blobs.max_concurrency",
+            self.blobs.max_concurrency,
+            1,
+            LARGEST_CONCURRENCY,
+        )?;
         some_time("blobs.timeout", self.blobs.timeout)?;
         let blobs = &self.blobs;
         match blobs.kind {
             BlobsKind::Fs => {
                 if blobs.path.is_none() {
-                    return Err(ConfigError::unusable("blobs.path", "is missing: blobs.kind is \"fs\", which needs it"));
+                    return Err(ConfigError::unusable(
+                        "blobs.path",
+                        "is missing: blobs.kind is \"fs\", which needs it",
+                    ));
                 }
             }
             BlobsKind::S3 => {
@@ -127,7 +157,10 @@ impl Config {
             return Err(ConfigError::unusable("target.shard_count", problem));
         };
         if !count.is_power_of_two() {
-            return Err(ConfigError::unusable("target.shard_count", "is not a power of two: copy HQ's own number"));
+            return Err(ConfigError::unusable(
+                "target.shard_count",
+                "is not a power of two: copy HQ's own number",
+            ));
         }
         let mut next = 0;
         for (position, shard) in target.shards.iter().enumerate() {
@@ -157,7 +190,10 @@ fn scheme(key: &str, url: &Url, allowed: &[&str]) -> Check {
         return Err(ConfigError::unusable(key, problem));
     }
     if url.scheme() != "memory" && url.host_str().is_none_or(str::is_empty) {
-        return Err(ConfigError::unusable(key, format!("names no host: write {}://host…", url.scheme())));
+        return Err(ConfigError::unusable(
+            key,
+            format!("names no host: write {}://host…", url.scheme()),
+        ));
     }
     Ok(())
 }
@@ -175,10 +211,14 @@ fn postgres(key: &str, url: &Url) -> Check {
 }
 
 fn not_empty(key: &str, text: &str) -> Check {
-    if text.is_empty() { Err(ConfigError::unusable(key, "is empty: give it a value or remove it")) } else { Ok(()) }
+    if text.is_empty() {
+        Err(ConfigError::unusable(key, "is empty: give it a value or remove it"))
+    } else {
+        Ok(())
+    }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, least: T, most: T) -> Check {
+fn within<T: Copy + PartialOrd + std::fmt::Display>(key: &str, value: T, least: T, most: T) -> Check {
     if value < least || value > most {
         return Err(ConfigError::unusable(key, format!("must be from {least} to {most}")));
     }
@@ -186,13 +226,21 @@ fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, least: T, most
 }
 
 fn some_time(key: &str, time: Duration) -> Check {
-    if time.is_zero() { Err(ConfigError::unusable(key, "is zero: give it some time")) } else { Ok(()) }
+    if time.is_zero() {
+        Err(ConfigError::unusable(key, "is zero: give it some time"))
+    } else {
+        Ok(())
+    }
 }
 
 fn readable(key: &str, path: Option<&Path>) -> Check {
     let Some(path) = path else { return Ok(()) };
     match std::fs::File::open(path) {
         Ok(_) => Ok(()),
-        Err(source) => Err(ConfigError::NamedFile { key: key.to_owned(), path: path.to_owned(), source }),
+        Err(source) => Err(ConfigError::NamedFile {
+            key: key.to_owned(),
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
