@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 use serde::Deserialize;
@@ -138,7 +139,8 @@ impl Database {
     ) -> Result<Vec<Fetched>> {
         let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
         let parts: Vec<&[&str]> = ids.chunks(at_once).collect();
-        let reads = parts.into_iter().map(|part| self.read_part(op, below, part));
+        // Boxed, so that callers' futures may change threads: the compiler cannot prove it of a stream of closures.
+        let reads: Vec<_> = parts.into_iter().map(|part| self.read_part(op, below, part).boxed()).collect();
         let read: Vec<Vec<Fetched>> = stream::iter(reads).buffered(self.parallel()).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
     }
@@ -213,7 +215,7 @@ impl Database {
     pub async fn all_docs_exist(&self, ids: &[impl AsRef<str>]) -> Result<Vec<(String, Option<String>)>> {
         let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
         let parts: Vec<&[&str]> = ids.chunks(ALL_DOCS_IDS).collect();
-        let reads = parts.into_iter().map(|part| self.all_docs_rows(part));
+        let reads: Vec<_> = parts.into_iter().map(|part| self.all_docs_rows(part).boxed()).collect();
         let read: Vec<Vec<Option<AllDocsValue>>> = stream::iter(reads).buffered(self.parallel()).try_collect().await?;
         let revs = read
             .into_iter()

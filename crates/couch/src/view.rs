@@ -135,30 +135,7 @@ impl Database {
     }
 
     async fn view_rows(&self, page: &ViewPage, start: &Start<'_>, limit: usize) -> Result<Vec<Row>> {
-        let mut query = Serializer::new(String::new());
-        query
-            .append_pair("reduce", "false")
-            .append_pair("limit", &limit.to_string());
-        match start {
-            Start::Key(None) => {}
-            Start::Key(Some(key)) => {
-                query.append_pair("startkey", &key.to_string());
-            }
-            Start::Document(cursor) => {
-                query
-                    .append_pair("startkey", &cursor.key.to_string())
-                    .append_pair("startkey_docid", &cursor.id);
-            }
-            Start::Skip(key, skip) => {
-                query
-                    .append_pair("startkey", &key.to_string())
-                    .append_pair("skip", &skip.to_string());
-            }
-        }
-        if let Some(end_key) = &page.end_key {
-            query.append_pair("endkey", &end_key.to_string());
-        }
-        let path = self.view_path(&page.design, &page.view, &query.finish())?;
+        let path = self.view_path(&page.design, &page.view, &rows_query(page, start, limit))?;
         let rows = self
             .transport
             .send(Request::new("view", Method::GET, path), |answer| {
@@ -184,15 +161,7 @@ impl Database {
         start_key: Option<&Value>,
         end_key: Option<&Value>,
     ) -> Result<Option<u64>> {
-        let mut query = Serializer::new(String::new());
-        // The limit is for servers that answer with the rows themselves when there is no reduce.
-        query.append_pair("reduce", "true").append_pair("limit", "1");
-        for (name, key) in [("startkey", start_key), ("endkey", end_key)] {
-            if let Some(key) = key {
-                query.append_pair(name, &key.to_string());
-            }
-        }
-        let path = self.view_path(design, view, &query.finish())?;
+        let path = self.view_path(design, view, &count_query(start_key, end_key))?;
         let rows: Option<Vec<ReducedRow>> = self
             .transport
             .send(Request::new("view_count", Method::GET, path), |answer| {
@@ -279,4 +248,44 @@ fn cut_after(mut rows: Vec<Row>, limit: usize, exhausted: bool) -> Page {
     let end = exhausted && rows.len() <= limit;
     rows.truncate(limit);
     Page { rows, end }
+}
+
+/// The query of a page.
+fn rows_query(page: &ViewPage, start: &Start<'_>, limit: usize) -> String {
+    let mut query = Serializer::new(String::new());
+    query
+        .append_pair("reduce", "false")
+        .append_pair("limit", &limit.to_string());
+    match start {
+        Start::Key(None) => {}
+        Start::Key(Some(key)) => {
+            query.append_pair("startkey", &key.to_string());
+        }
+        Start::Document(cursor) => {
+            query
+                .append_pair("startkey", &cursor.key.to_string())
+                .append_pair("startkey_docid", &cursor.id);
+        }
+        Start::Skip(key, skip) => {
+            query
+                .append_pair("startkey", &key.to_string())
+                .append_pair("skip", &skip.to_string());
+        }
+    }
+    if let Some(end_key) = &page.end_key {
+        query.append_pair("endkey", &end_key.to_string());
+    }
+    query.finish()
+}
+
+/// The query of a count. The limit is for servers that answer with the rows themselves when there is no reduce.
+fn count_query(start_key: Option<&Value>, end_key: Option<&Value>) -> String {
+    let mut query = Serializer::new(String::new());
+    query.append_pair("reduce", "true").append_pair("limit", "1");
+    for (name, key) in [("startkey", start_key), ("endkey", end_key)] {
+        if let Some(key) = key {
+            query.append_pair(name, &key.to_string());
+        }
+    }
+    query.finish()
 }

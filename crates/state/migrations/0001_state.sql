@@ -141,6 +141,8 @@ create table staged_update_5 partition of staged_update for values from (160) to
 create table staged_update_6 partition of staged_update for values from (192) to (224);
 create table staged_update_7 partition of staged_update for values from (224) to (256);
 create index staged_update_form on staged_update (migration_id, form_id);
+-- A commit asks for effects of other rules among millions; one key value, so that the index stays small.
+create index staged_update_rules on staged_update (migration_id, rules);
 
 -- Inputs of a replay that are not a form's.
 create table case_event (
@@ -217,6 +219,7 @@ create table doc_diff (
     compared_at  timestamptz not null default now(),
     primary key (migration_id, kind, doc_id)
 );
+create index doc_diff_doc on doc_diff (migration_id, doc_id);
 
 create table doc_change (
     migration_id integer     not null,
@@ -229,6 +232,7 @@ create table doc_change (
     compared_at  timestamptz not null default now(),
     primary key (migration_id, kind, doc_id)
 );
+create index doc_change_doc on doc_change (migration_id, doc_id);
 
 create table missing_doc (
     migration_id integer not null,
@@ -236,6 +240,7 @@ create table missing_doc (
     doc_id       text    not null,
     primary key (migration_id, kind, doc_id)
 );
+create index missing_doc_doc on missing_doc (migration_id, doc_id);
 
 create table doc_error (
     migration_id integer     not null,
@@ -248,6 +253,7 @@ create table doc_error (
     last_at      timestamptz not null default now(),
     primary key (migration_id, kind, doc_id)
 );
+create index doc_error_doc on doc_error (migration_id, doc_id);
 
 create table problem_form (
     migration_id integer not null,

@@ -13,6 +13,7 @@ use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 use uuid::Uuid;
 
+use crate::outcome::{DocError, record_errors};
 use crate::{MigrationId, State, StateError, names};
 
 /// A batch of several documents is split after this many failed attempts: one failure may be chance.
@@ -186,7 +187,7 @@ impl State {
     /// Records a failure that may be the fault of a document: again, split, or parked.
     ///
     /// # Errors
-    /// [`StateError::LostClaim`].
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
     pub async fn fail_claim(
         &self,
         claim: &Claim,
@@ -195,6 +196,7 @@ impl State {
         max_attempts: i32,
     ) -> Result<AfterFailure, StateError> {
         let mut tx = self.pool.begin().await?;
+        check_epoch(&mut tx, claim.migration_id, claim.epoch).await?;
         let after = fail_in(&mut tx, claim.batch_id, claim.token, code, text, max_attempts).await?;
         tx.commit().await?;
         Ok(after)
@@ -203,10 +205,12 @@ impl State {
     /// Treats claims whose lease has run out as failures: their workers died, perhaps of their documents.
     ///
     /// # Errors
-    /// Database errors.
+    /// [`StateError::EpochOver`] when a reset begins meanwhile.
     pub async fn expire_claims(&self, id: MigrationId, max_attempts: i32) -> Result<usize, StateError> {
         let expired = sqlx::query(
-            "select id, token from batch where migration_id = $1 and state = 'claimed' and lease_until < now() limit 100",
+            "select b.id, b.token, m.epoch from batch b join migration m on m.id = b.migration_id
+             where b.migration_id = $1 and b.state = 'claimed' and b.lease_until < now() and not m.purging
+             order by b.id limit 100",
         )
         .bind(id.0)
         .fetch_all(&self.pool)
@@ -217,15 +221,19 @@ impl State {
             let batch_id = BatchId(row.try_get("id")?);
             let token: Uuid = row.try_get("token")?;
             let text = "the worker stopped answering while it held the batch";
-            match fail_in(&mut tx, batch_id, token, "C2S-3001", text, max_attempts).await {
-                Ok(_) => {
-                    tx.commit().await?;
-                    count += 1;
-                }
-                // The worker came back to life between the two statements.
-                Err(StateError::LostClaim) => {}
-                Err(other) => return Err(other),
+            check_epoch(&mut tx, id, Epoch(row.try_get("epoch")?)).await?;
+            // The worker may have come back to life meanwhile: it renewed its claim, or ended it.
+            let still: Option<i32> =
+                sqlx::query_scalar("select 1 from batch where id = $1 and token = $2 and lease_until < now() for update")
+                    .bind(batch_id.0)
+                    .bind(token)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            if still.is_some() {
+                fail_in(&mut tx, batch_id, token, "C2S-3001", text, max_attempts).await?;
+                count += 1;
             }
+            tx.commit().await?;
         }
         Ok(count)
     }
@@ -299,7 +307,7 @@ impl State {
                     count(*) filter (where state = 'ready' and published_at is not null) as published,
                     count(*) filter (where state = 'claimed') as claimed,
                     count(*) filter (where state = 'parked') as parked
-             from batch where migration_id = $1 and stage = $2 and state <> 'done'",
+             from batch where migration_id = $1 and stage = $2 and state in ('ready', 'claimed', 'parked')",
         )
         .bind(id.0)
         .bind(stage.as_str())
@@ -333,25 +341,32 @@ impl State {
         Ok(())
     }
 
-    /// Lets parked batches try again, from the first attempt.
+    /// Lets parked batches try again, from the first attempt. The errors that parked them go: what fails again is recorded
+    /// again, and a stage that succeeds knows nothing of the errors of another one.
     ///
     /// # Errors
     /// Database errors.
     pub async fn unpark(&self, id: MigrationId) -> Result<u64, StateError> {
-        Ok(sqlx::query(
-            "update batch set state = 'ready', attempt = 0, retries = 0, next_at = now(), published_at = null
-             where migration_id = $1 and state = 'parked'",
+        let count: i64 = sqlx::query_scalar(
+            "with again as (
+                 update batch set state = 'ready', attempt = 0, retries = 0, next_at = now(), published_at = null
+                 where migration_id = $1 and state = 'parked' returning doc_type, ids, error_code
+             ), forgotten as (
+                 delete from doc_error e using (select doc_type, unnest(ids) as doc_id, error_code from again) a
+                 where e.migration_id = $1 and e.kind = a.doc_type and e.doc_id = a.doc_id and e.code = a.error_code
+             )
+             select count(*) from again",
         )
         .bind(id.0)
-        .execute(&self.pool)
-        .await?
-        .rows_affected())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
 /// Ends a claim as done, inside the transaction that holds its results.
 pub(crate) async fn finish_claim(tx: &mut Transaction<'_, Postgres>, claim: &Claim) -> Result<(), StateError> {
-    check_epoch(tx, claim).await?;
+    check_epoch(tx, claim.migration_id, claim.epoch).await?;
     let done = sqlx::query(
         "update batch set state = 'done', token = null, lease_until = null, ids = '{}', error_code = null, error_text = null
          where id = $1 and token = $2",
@@ -366,7 +381,7 @@ pub(crate) async fn finish_claim(tx: &mut Transaction<'_, Postgres>, claim: &Cla
 
 /// Checks that the claim still stands, and keeps its epoch from changing until the transaction ends.
 pub(crate) async fn check_claim(tx: &mut Transaction<'_, Postgres>, claim: &Claim) -> Result<(), StateError> {
-    check_epoch(tx, claim).await?;
+    check_epoch(tx, claim.migration_id, claim.epoch).await?;
     let held: Option<i32> = sqlx::query_scalar("select 1 from batch where id = $1 and token = $2")
         .bind(claim.batch_id.0)
         .bind(claim.token)
@@ -375,14 +390,14 @@ pub(crate) async fn check_claim(tx: &mut Transaction<'_, Postgres>, claim: &Clai
     held.map(|_| ()).ok_or(StateError::LostClaim)
 }
 
-async fn check_epoch(tx: &mut Transaction<'_, Postgres>, claim: &Claim) -> Result<(), StateError> {
+async fn check_epoch(tx: &mut Transaction<'_, Postgres>, id: MigrationId, epoch: Epoch) -> Result<(), StateError> {
     // `for key share` holds off a reset, which locks the row `for update` first, and lets the driver's renewals of its
     // lease pass.
     let current: Option<i64> = sqlx::query_scalar("select epoch from migration where id = $1 and not purging for key share")
-        .bind(claim.migration_id.0)
+        .bind(id.0)
         .fetch_optional(&mut **tx)
         .await?;
-    if current == Some(claim.epoch.0) { Ok(()) } else { Err(StateError::EpochOver) }
+    if current == Some(epoch.0) { Ok(()) } else { Err(StateError::EpochOver) }
 }
 
 async fn fail_in(
@@ -426,9 +441,8 @@ async fn fail_in(
     .execute(&mut **tx)
     .await?;
     if after == AfterFailure::Parked {
-        for id in &ids {
-            crate::form_stage::record_error(tx, migration_id, &doc_type, id, code, text, None).await?;
-        }
+        let errors = ids.iter().map(|id| DocError { kind: &doc_type, doc_id: id, code, message: text, rev: None });
+        record_errors(tx, MigrationId(migration_id), errors.collect()).await?;
     }
     Ok(after)
 }

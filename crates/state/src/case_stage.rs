@@ -4,11 +4,14 @@
 //! inputs ([`State::case_inputs`], in that order). It commits the target, then ends with [`State::finish_cases`], which
 //! deletes exactly those dirty rows: a form staged meanwhile has left its own, and the case is replayed again.
 
+use std::collections::{BTreeMap, HashSet};
+
+use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 
-use crate::batch::{Claim, check_claim, finish_claim};
-use crate::form_stage::record_error;
-use crate::scan::{insert_case_states, with_buckets};
+use crate::batch::{Claim, check_claim, finish_claim, insert_batch};
+use crate::outcome::{DocError, record_errors, record_missing_docs};
+use crate::scan::with_buckets;
 use crate::{State, StateError};
 
 /// Durable inputs of the replays of a batch.
@@ -115,74 +118,130 @@ impl State {
     pub async fn finish_cases(&self, claim: &Claim, dirty: &[i64], results: &CaseResults) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        let mut dirty = dirty.to_vec();
-        dirty.sort_unstable();
-        sqlx::query("delete from dirty_case where id = any($1)").bind(&dirty).execute(&mut *tx).await?;
-        insert_case_states(&mut tx, claim.migration_id, &results.replayed).await?;
-        let mut replayed = results.replayed.clone();
-        replayed.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), case_id.clone()));
-        let (buckets, ids) = with_buckets(&replayed);
+        // The cases first and in order: two batches with the same case wait for each other here, and not in a deadlock.
+        let mut replayed: Vec<&str> = results.replayed.iter().map(String::as_str).collect();
+        replayed.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), *case_id));
+        replayed.dedup();
         sqlx::query(
-            "update case_state s set generation = generation + 1
-             from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+            "insert into case_state as s (migration_id, bucket, case_id, generation)
+             select $1, bucket, case_id, 1 from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+             on conflict (migration_id, bucket, case_id) do update set generation = s.generation + 1",
         )
         .bind(claim.migration_id.0)
-        .bind(&buckets)
-        .bind(&ids)
+        .bind(replayed.iter().map(|case_id| proto::bucket::of(case_id)).collect::<Vec<_>>())
+        .bind(&replayed)
         .execute(&mut *tx)
         .await?;
+        sqlx::query("delete from dirty_case where id = any($1)").bind(dirty).execute(&mut *tx).await?;
         sqlx::query("delete from doc_error where migration_id = $1 and kind = 'CommCareCase' and doc_id = any($2)")
             .bind(claim.migration_id.0)
-            .bind(&ids)
+            .bind(&replayed)
             .execute(&mut *tx)
             .await?;
-        for case in &results.failed {
-            record_error(&mut tx, claim.migration_id.0, "CommCareCase", &case.case_id, &case.code, &case.message, None)
-                .await?;
-        }
-        for verdict in &results.verdicts {
-            record_verdict(&mut tx, claim, verdict).await?;
-        }
+        let errors = results.failed.iter().map(|case| DocError {
+            kind: "CommCareCase",
+            doc_id: &case.case_id,
+            code: &case.code,
+            message: &case.message,
+            rev: None,
+        });
+        record_errors(&mut tx, claim.migration_id, errors.collect()).await?;
+        record_verdicts(&mut tx, claim, &results.verdicts).await?;
         Ok(tx.commit().await?)
     }
 }
 
-/// A refused form is dropped whole: its verdict goes on record, and all of its cases become dirty.
-async fn record_verdict(tx: &mut Transaction<'_, Postgres>, claim: &Claim, verdict: &Verdict) -> Result<(), StateError> {
+/// Refused forms are dropped whole: the verdicts go on record, and all of their cases become dirty.
+///
+/// A case that is dirty by now was staged again while it was replayed, perhaps by a newer revision of the very form that
+/// was refused. Nothing is known of that one, but its row may have been removed for the sake of the old one: the form is
+/// sent through the form stage again.
+async fn record_verdicts(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    verdicts: &[Verdict],
+) -> Result<(), StateError> {
+    if verdicts.is_empty() {
+        return Ok(());
+    }
     let id = claim.migration_id.0;
-    let found: Option<(String, String)> =
-        sqlx::query_as("select doc_type, rev from doc_revision where migration_id = $1 and doc_id = $2")
-            .bind(id)
-            .bind(&verdict.form_id)
-            .fetch_optional(&mut **tx)
-            .await?;
-    let (doc_type, rev) = found.ok_or(StateError::Corrupt("revision of a staged form"))?;
+    let by_form: BTreeMap<&str, &Verdict> = verdicts.iter().map(|verdict| (verdict.form_id.as_str(), verdict)).collect();
+    let form_ids: Vec<&str> = by_form.keys().copied().collect();
+    let revisions: Vec<(String, String, String)> = sqlx::query_as(
+        "select doc_id, doc_type, rev from doc_revision where migration_id = $1 and doc_id = any($2)
+         order by doc_id for no key update",
+    )
+    .bind(id)
+    .bind(&form_ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    if revisions.len() < by_form.len() {
+        return Err(StateError::Corrupt("revision of a staged form"));
+    }
+    let moved = dirty_among(tx, claim, verdicts).await?;
+    let mut again: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(revisions.len());
+    for (form_id, doc_type, rev) in &revisions {
+        match by_form.get(form_id.as_str()) {
+            Some(verdict) if moved.contains(&verdict.case_id) => again.entry(doc_type).or_default().push(form_id.clone()),
+            Some(verdict) => refused.push((verdict, doc_type, rev)),
+            None => {}
+        }
+    }
+    for (doc_type, form_ids) in &again {
+        insert_batch(tx, id, Stage::Form.as_str(), doc_type, form_ids, None).await?;
+    }
+    let refused_ids: Vec<&str> = refused.iter().map(|(verdict, _, _)| verdict.form_id.as_str()).collect();
     sqlx::query(
-        "insert into form_verdict (migration_id, form_id, rev, case_id, code) values ($1, $2, $3, $4, $5)
+        "insert into form_verdict (migration_id, form_id, rev, case_id, code)
+         select $1, form_id, rev, case_id, code
+         from unnest($2::text[], $3::text[], $4::text[], $5::text[]) i(form_id, rev, case_id, code)
          on conflict (migration_id, form_id) do nothing",
     )
     .bind(id)
-    .bind(&verdict.form_id)
-    .bind(&rev)
-    .bind(&verdict.case_id)
-    .bind(&verdict.code)
+    .bind(&refused_ids)
+    .bind(refused.iter().map(|(_, _, rev)| *rev).collect::<Vec<_>>())
+    .bind(refused.iter().map(|(verdict, _, _)| verdict.case_id.as_str()).collect::<Vec<_>>())
+    .bind(refused.iter().map(|(verdict, _, _)| verdict.code.as_str()).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
-    record_error(tx, id, &doc_type, &verdict.form_id, &verdict.code, &verdict.message, Some(&rev)).await?;
-    sqlx::query("insert into missing_doc (migration_id, kind, doc_id) values ($1, $2, $3) on conflict do nothing")
-        .bind(id)
-        .bind(&doc_type)
-        .bind(&verdict.form_id)
-        .execute(&mut **tx)
-        .await?;
+    let errors = refused.iter().map(|(verdict, doc_type, rev)| DocError {
+        kind: doc_type,
+        doc_id: &verdict.form_id,
+        code: &verdict.code,
+        message: &verdict.message,
+        rev: Some(rev),
+    });
+    record_errors(tx, claim.migration_id, errors.collect()).await?;
+    let missing = refused.iter().map(|(verdict, doc_type, _)| (*doc_type, verdict.form_id.as_str()));
+    record_missing_docs(tx, claim.migration_id, missing.collect()).await?;
     sqlx::query(
         "insert into dirty_case (migration_id, bucket, case_id)
-         select migration_id, bucket, case_id from staged_update where migration_id = $1 and form_id = $2",
+         select migration_id, bucket, case_id from staged_update where migration_id = $1 and form_id = any($2)",
     )
     .bind(id)
-    .bind(&verdict.form_id)
+    .bind(&refused_ids)
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Cases of the verdicts that are dirty.
+async fn dirty_among(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    verdicts: &[Verdict],
+) -> Result<HashSet<String>, StateError> {
+    let case_ids: Vec<String> = verdicts.iter().map(|verdict| verdict.case_id.clone()).collect();
+    let (buckets, ids) = with_buckets(&case_ids);
+    let dirty: Vec<String> = sqlx::query_scalar(
+        "select i.case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+         where exists (select 1 from dirty_case d where d.migration_id = $1 and d.bucket = i.bucket and d.case_id = i.case_id)",
+    )
+    .bind(claim.migration_id.0)
+    .bind(&buckets)
+    .bind(&ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(dirty.into_iter().collect())
 }

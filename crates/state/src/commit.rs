@@ -38,7 +38,7 @@ impl State {
         let row = sqlx::query(
             "select (select count(*) from batch where migration_id = $1 and state in ('ready', 'claimed')) as open,
                     (select count(*) from batch where migration_id = $1 and state = 'parked') as parked,
-                    (select count(*) from staged_update where migration_id = $1 and rules <> $2) as other_rules",
+                    (select count(*) from staged_update where migration_id = $1 and (rules < $2 or rules > $2)) as other_rules",
         )
         .bind(id.0)
         .bind(proto::effects::RULES_VERSION)

@@ -4,7 +4,7 @@
 use sqlx::Row;
 
 use crate::batch::{Claim, check_claim, finish_claim};
-use crate::scan::with_buckets;
+use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
 /// A case to compare, at the generation that its rows had when the comparison began.
@@ -81,6 +81,8 @@ impl State {
         sorted.sort_unstable_by_key(|found| (proto::bucket::of(&found.case_id), &found.case_id));
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
+        let ids: Vec<String> = sorted.iter().map(|found| found.case_id.clone()).collect();
+        lock_case_states(&mut tx, claim.migration_id, &ids).await?;
         let current: std::collections::HashSet<String> = sqlx::query_scalar(
             "update case_state s set diffed_generation = s.generation, diffed_rev = i.rev
              from unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[]) i(bucket, case_id, generation, rev)

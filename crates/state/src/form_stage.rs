@@ -4,12 +4,14 @@
 //! before the target is written), the target's writes, [`State::stale_forms`] once the target's rows are locked, the
 //! target's commit, and [`State::finish_forms`], which stages everything and ends the claim in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::{Claim, check_claim, finish_claim};
+use crate::outcome::record_outcomes;
+use crate::scan::with_buckets;
 use crate::{State, StateError};
 
 /// A document that a worker is about to write.
@@ -140,30 +142,12 @@ impl State {
         docs: &[DocIntent],
         blobs: &[BlobChange],
     ) -> Result<HashMap<String, DocStanding>, StateError> {
-        let mut sorted: Vec<&DocIntent> = docs.iter().collect();
-        sorted.sort_unstable_by(|a, b| a.doc_id.cmp(&b.doc_id));
-        let ids: Vec<&str> = sorted.iter().map(|doc| doc.doc_id.as_str()).collect();
-        let types: Vec<&str> = sorted.iter().map(|doc| doc.doc_type.as_str()).collect();
-        let revs: Vec<&str> = sorted.iter().map(|doc| doc.rev.as_str()).collect();
-        let numbers: Vec<i32> = revs.iter().map(|rev| rev_number(rev)).collect();
-
+        let ids: Vec<&str> = docs.iter().map(|doc| doc.doc_id.as_str()).collect();
+        let revs: Vec<&str> = docs.iter().map(|doc| doc.rev.as_str()).collect();
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
-        sqlx::query(
-            "insert into doc_revision as d (migration_id, doc_id, doc_type, rev_number, rev)
-             select $1, id, doc_type, number, rev
-             from unnest($2::text[], $3::text[], $4::int[], $5::text[]) i(id, doc_type, number, rev)
-             on conflict (migration_id, doc_id) do update
-             set doc_type = excluded.doc_type, rev_number = excluded.rev_number, rev = excluded.rev, deleted = false
-             where (d.rev_number, d.rev collate \"C\") < (excluded.rev_number, excluded.rev collate \"C\")",
-        )
-        .bind(claim.migration_id.0)
-        .bind(&ids)
-        .bind(&types)
-        .bind(&numbers)
-        .bind(&revs)
-        .execute(&mut *tx)
-        .await?;
+        let revisions = docs.iter().map(|doc| (doc.doc_id.as_str(), doc.doc_type.as_str(), doc.rev.as_str()));
+        record_revisions(&mut tx, claim, revisions.collect()).await?;
         let rows = sqlx::query(
             "select d.doc_id, d.first_staged_at, d.first_staged_at <> now() as seen_before, d.rev <> i.rev as superseded,
                     v.code as rejected
@@ -227,14 +211,13 @@ impl State {
     pub async fn finish_forms(&self, claim: &Claim, results: &FormResults) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        let newer: std::collections::HashSet<String> =
-            stale(&mut tx, claim, results.forms.iter().map(|form| (form.form_id.as_str(), form.rev.as_str())))
-                .await?
-                .into_iter()
-                .collect();
-        let forms: Vec<&StagedForm> = results.forms.iter().filter(|form| !newer.contains(&form.form_id)).collect();
+        let newer = superseded(&mut tx, claim, results).await?;
+        let forms: Vec<&StagedForm> =
+            results.forms.iter().filter(|form| !newer.contains(form.form_id.as_str())).collect();
+        let failed: Vec<&FailedDoc> =
+            results.failed.iter().filter(|doc| !newer.contains(doc.doc_id.as_str())).collect();
 
-        let failed_ids = results.failed.iter().filter(|doc| doc.missing).map(|doc| doc.doc_id.as_str());
+        let failed_ids = failed.iter().filter(|doc| doc.missing).map(|doc| doc.doc_id.as_str());
         let replaced: Vec<&str> = forms
             .iter()
             .filter(|form| form.seen_before)
@@ -244,10 +227,67 @@ impl State {
             .collect();
         unstage(&mut tx, claim, &replaced).await?;
         stage(&mut tx, claim, &forms).await?;
+        unstage_deleted_cases(&mut tx, claim, &results.gone).await?;
         stage_deleted_cases(&mut tx, claim, &results.deleted_cases).await?;
-        record_outcomes(&mut tx, claim, &forms, results).await?;
+        record_outcomes(&mut tx, claim, &forms, &failed, results).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Records revisions, as (id, type, `_rev`): the newest that anyone has read stands.
+async fn record_revisions(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    mut revisions: Vec<(&str, &str, &str)>,
+) -> Result<(), StateError> {
+    // In the order of the key, so that two batches with the same documents wait for each other and do not deadlock.
+    revisions.sort_unstable();
+    sqlx::query(
+        "insert into doc_revision as d (migration_id, doc_id, doc_type, rev_number, rev)
+         select $1, id, doc_type, number, rev
+         from unnest($2::text[], $3::text[], $4::int[], $5::text[]) i(id, doc_type, number, rev)
+         on conflict (migration_id, doc_id) do update
+         set doc_type = excluded.doc_type, rev_number = excluded.rev_number, rev = excluded.rev, deleted = false
+         where (d.rev_number, d.rev collate \"C\") < (excluded.rev_number, excluded.rev collate \"C\")",
+    )
+    .bind(claim.migration_id.0)
+    .bind(revisions.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
+    .bind(revisions.iter().map(|(_, doc_type, _)| *doc_type).collect::<Vec<_>>())
+    .bind(revisions.iter().map(|(_, _, rev)| rev_number(rev)).collect::<Vec<_>>())
+    .bind(revisions.iter().map(|(_, _, rev)| *rev).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Documents of the results of which somebody has read a newer revision: theirs is the outcome that counts. The rows stay
+/// locked until the transaction ends: a newer revision that begins meanwhile waits, and then finds what we staged.
+async fn superseded<'a>(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    results: &'a FormResults,
+) -> Result<HashSet<&'a str>, StateError> {
+    let failed = || results.failed.iter().filter_map(|doc| Some((doc.doc_id.as_str(), doc.kind.as_str(), doc.rev.as_deref()?)));
+    // A failed document has a newest revision too, which an older one must not replace.
+    record_revisions(tx, claim, failed().collect()).await?;
+    let forms = results.forms.iter().map(|form| (form.form_id.as_str(), form.rev.as_str()));
+    let read: HashMap<&str, &str> = forms.chain(failed().map(|(id, _, rev)| (id, rev))).collect();
+    let ids: Vec<&str> = read.keys().copied().chain(results.gone.iter().map(String::as_str)).collect();
+    let newest: Vec<(String, i32, String)> = sqlx::query_as(
+        "select doc_id, rev_number, rev from doc_revision where migration_id = $1 and doc_id = any($2)
+         order by doc_id for no key update",
+    )
+    .bind(claim.migration_id.0)
+    .bind(&ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(newest
+        .iter()
+        .filter_map(|(id, number, rev)| {
+            let (id, ours) = read.get_key_value(id.as_str())?;
+            ((*number, rev.as_str()) > (rev_number(ours), *ours)).then_some(*id)
+        })
+        .collect())
 }
 
 async fn stale<'a>(
@@ -284,6 +324,7 @@ async fn record_blob_changes(
          select $1, kind, key, parent_id, name, old_type, new_type, created_on
          from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::smallint[], $8::timestamptz[])
               i(kind, key, parent_id, name, old_type, new_type, created_on)
+         order by kind, key
          on conflict do nothing",
     )
     .bind(claim.migration_id.0)
@@ -323,21 +364,16 @@ async fn unstage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, form_ids: &[
 }
 
 async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&StagedForm]) -> Result<(), StateError> {
-    let mut buckets = Vec::new();
-    let mut case_ids = Vec::new();
-    let mut form_ids = Vec::new();
-    let mut payloads = Vec::new();
-    for form in forms {
-        for case in &form.cases {
-            buckets.push(proto::bucket::of(&case.case_id));
-            case_ids.push(case.case_id.as_str());
-            form_ids.push(form.form_id.as_str());
-            payloads.push(case.payload.as_slice());
-        }
-    }
-    if case_ids.is_empty() {
+    let mut rows: Vec<(i16, &str, &str, &[u8])> = forms
+        .iter()
+        .flat_map(|form| form.cases.iter().map(|case| (form.form_id.as_str(), case)))
+        .map(|(form_id, case)| (proto::bucket::of(&case.case_id), case.case_id.as_str(), form_id, case.payload.as_slice()))
+        .collect();
+    if rows.is_empty() {
         return Ok(());
     }
+    // Neighbours of the index beside each other.
+    rows.sort_unstable();
     sqlx::query(
         "with staged as (
              insert into staged_update (migration_id, bucket, case_id, form_id, rules, payload)
@@ -350,11 +386,30 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
          insert into dirty_case (migration_id, bucket, case_id) select $1, bucket, case_id from staged",
     )
     .bind(claim.migration_id.0)
-    .bind(&buckets)
-    .bind(&case_ids)
-    .bind(&form_ids)
-    .bind(&payloads)
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
     .bind(proto::effects::RULES_VERSION)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes back the seeds of deleted cases that are no longer there, or no longer deleted; the cases become dirty.
+async fn unstage_deleted_cases(tx: &mut Transaction<'_, Postgres>, claim: &Claim, gone: &[String]) -> Result<(), StateError> {
+    let (buckets, ids) = with_buckets(gone);
+    sqlx::query(
+        "with gone as (
+             delete from case_event e using unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+             where e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id and e.kind = 'copied_deleted'
+             returning e.bucket, e.case_id
+         )
+         insert into dirty_case (migration_id, bucket, case_id) select $1, bucket, case_id from gone",
+    )
+    .bind(claim.migration_id.0)
+    .bind(&buckets)
+    .bind(&ids)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -365,7 +420,9 @@ async fn stage_deleted_cases(
     claim: &Claim,
     cases: &[StagedDeletedCase],
 ) -> Result<(), StateError> {
-    for case in cases {
+    let mut sorted: Vec<&StagedDeletedCase> = cases.iter().collect();
+    sorted.sort_unstable_by(|a, b| a.case_id.cmp(&b.case_id));
+    for case in sorted {
         sqlx::query(
             "with event as (
                  insert into case_event (migration_id, bucket, case_id, kind, payload) values ($1, $2, $3, 'copied_deleted', $4)
@@ -380,91 +437,6 @@ async fn stage_deleted_cases(
         .execute(&mut **tx)
         .await?;
     }
-    Ok(())
-}
-
-/// Diffs, lists and errors of a batch. A document that went through loses what was on record against it.
-async fn record_outcomes(
-    tx: &mut Transaction<'_, Postgres>,
-    claim: &Claim,
-    forms: &[&StagedForm],
-    results: &FormResults,
-) -> Result<(), StateError> {
-    let id = claim.migration_id.0;
-    let mut settled: Vec<&str> = forms.iter().map(|form| form.form_id.as_str()).collect();
-    settled.extend(results.deleted_cases.iter().map(|case| case.case_id.as_str()));
-    settled.extend(results.gone.iter().map(String::as_str));
-    for sql in [
-        "delete from doc_error where migration_id = $1 and doc_id = any($2) and kind <> 'CommCareCase'",
-        "delete from doc_diff where migration_id = $1 and doc_id = any($2) and kind not like 'CommCareCase%'",
-        "delete from missing_doc where migration_id = $1 and doc_id = any($2) and kind not like 'CommCareCase%'",
-        "delete from no_action_case_form where migration_id = $1 and form_id = any($2)",
-        "delete from problem_form where migration_id = $1 and form_id = any($2)",
-    ] {
-        sqlx::query(sql).bind(id).bind(&settled).execute(&mut **tx).await?;
-    }
-    let noop: Vec<&str> = forms.iter().filter(|form| form.has_noop_block).map(|form| form.form_id.as_str()).collect();
-    let problem: Vec<&str> =
-        forms.iter().filter(|form| form.is_problem_form).map(|form| form.form_id.as_str()).collect();
-    for (sql, list) in [
-        ("insert into no_action_case_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing", noop),
-        ("insert into problem_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing", problem),
-    ] {
-        if !list.is_empty() {
-            sqlx::query(sql).bind(id).bind(&list).execute(&mut **tx).await?;
-        }
-    }
-    for form in forms {
-        if let Some(diffs) = &form.diffs {
-            sqlx::query("insert into doc_diff (migration_id, kind, doc_id, diffs, couch_rev) values ($1, $2, $3, $4, $5)
-                         on conflict (migration_id, kind, doc_id) do update
-                         set diffs = excluded.diffs, couch_rev = excluded.couch_rev, compared_at = now()")
-                .bind(id)
-                .bind(&form.kind)
-                .bind(&form.form_id)
-                .bind(diffs)
-                .bind(&form.rev)
-                .execute(&mut **tx)
-                .await?;
-        }
-    }
-    for doc in &results.failed {
-        record_error(tx, id, &doc.kind, &doc.doc_id, &doc.code, &doc.message, doc.rev.as_deref()).await?;
-        if doc.missing {
-            sqlx::query("insert into missing_doc (migration_id, kind, doc_id) values ($1, $2, $3) on conflict do nothing")
-                .bind(id)
-                .bind(&doc.kind)
-                .bind(&doc.doc_id)
-                .execute(&mut **tx)
-                .await?;
-        }
-    }
-    Ok(())
-}
-
-/// Records the error of a document; the newest one stands.
-pub(crate) async fn record_error(
-    tx: &mut Transaction<'_, Postgres>,
-    migration_id: i32,
-    kind: &str,
-    doc_id: &str,
-    code: &str,
-    message: &str,
-    rev: Option<&str>,
-) -> Result<(), StateError> {
-    sqlx::query(
-        "insert into doc_error (migration_id, kind, doc_id, code, message, rev) values ($1, $2, $3, $4, $5, $6)
-         on conflict (migration_id, kind, doc_id) do update
-         set code = excluded.code, message = excluded.message, rev = excluded.rev, last_at = now()",
-    )
-    .bind(migration_id)
-    .bind(kind)
-    .bind(doc_id)
-    .bind(code)
-    .bind(message)
-    .bind(rev)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub mod error;
 pub mod form_stage;
 pub mod migration;
 pub mod names;
+mod outcome;
 pub mod reset;
 pub mod run;
 pub mod scan;

@@ -239,7 +239,7 @@ impl State {
     /// Takes the driver's lease if nobody holds it.
     ///
     /// # Errors
-    /// Database errors. `Ok(None)`: somebody else drives.
+    /// Database errors. `Ok(None)`: somebody else drives, or a reset has begun and not ended.
     pub async fn take_lease(
         &self,
         id: MigrationId,
@@ -250,7 +250,7 @@ impl State {
         let epoch: Option<i64> = sqlx::query_scalar(
             "update migration
              set driver_token = $2, driver_name = $3, driver_until = now() + make_interval(secs => $4)
-             where id = $1 and (driver_until is null or driver_until <= now())
+             where id = $1 and not purging and (driver_until is null or driver_until <= now())
              returning epoch",
         )
         .bind(id.0)

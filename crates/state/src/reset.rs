@@ -1,7 +1,7 @@
 //! Reset: logical at once, by a new epoch; then a purge that can be interrupted and resumed.
 
 use proto::ids::Epoch;
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 
 use crate::form_stage::BlobChange;
 use crate::{MigrationId, State, StateError};
@@ -16,7 +16,8 @@ const PURGED: [&str; 16] = [
     "delete from doc_change where ctid = any(array(select ctid from doc_change where migration_id = $1 limit $2))",
     "delete from missing_doc where ctid = any(array(select ctid from missing_doc where migration_id = $1 limit $2))",
     "delete from doc_error where ctid = any(array(select ctid from doc_error where migration_id = $1 limit $2))",
-    "delete from batch where ctid = any(array(select ctid from batch where migration_id = $1 limit $2))",
+    // By key: a claim that is given back at this moment moves its row, and must not save it.
+    "delete from batch where id in (select id from batch where migration_id = $1 limit $2)",
     "delete from form_verdict where ctid = any(array(select ctid from form_verdict where migration_id = $1 limit $2))",
     "delete from problem_form where ctid = any(array(select ctid from problem_form where migration_id = $1 limit $2))",
     "delete from no_action_case_form where ctid = any(array(select ctid from no_action_case_form where migration_id = $1 limit $2))",
@@ -34,8 +35,7 @@ impl State {
     /// Database errors.
     pub async fn begin_reset(&self, id: MigrationId) -> Result<Epoch, StateError> {
         let mut tx = self.pool.begin().await?;
-        // `for update`, not the update alone: it waits for the workers' `for key share`.
-        let row = sqlx::query("select epoch, purging from migration where id = $1 for update")
+        let row = sqlx::query("select epoch, purging from migration where id = $1 for no key update")
             .bind(id.0)
             .fetch_one(&mut *tx)
             .await?;
@@ -60,6 +60,9 @@ impl State {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
+        // Only now, when no new transaction of the old epoch can begin, is there an end to waiting for those that have:
+        // `for update` waits for their `for key share`, and busy workers would overtake it for ever.
+        sqlx::query("select 1 from migration where id = $1 for update").bind(id.0).execute(&self.pool).await?;
         Ok(epoch)
     }
 
@@ -106,28 +109,20 @@ impl State {
     /// Deletes some of the migration's rows. Gives how many; none: nothing is left.
     ///
     /// # Errors
-    /// Database errors.
+    /// [`StateError::EpochOver`] when no reset is on: another one has ended it, and the rows are a new migration's.
     pub async fn purge_chunk(&self, id: MigrationId, limit: i64) -> Result<u64, StateError> {
-        let staged = sqlx::query(
-            "delete from staged_update s using (
-                 select bucket, case_id, form_id from staged_update where migration_id = $1 limit $2) d
-             where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id and s.form_id = d.form_id",
-        )
-        .bind(id.0)
-        .bind(limit)
-        .execute(&self.pool)
-        .await?
-        .rows_affected();
-        if staged > 0 {
-            return Ok(staged);
+        let mut tx = self.pool.begin().await?;
+        // `for share` keeps the reset from ending under our hands.
+        let purging: Option<bool> = sqlx::query_scalar("select purging from migration where id = $1 for share")
+            .bind(id.0)
+            .fetch_optional(&mut *tx)
+            .await?;
+        if purging != Some(true) {
+            return Err(StateError::EpochOver);
         }
-        for sql in PURGED {
-            let deleted = sqlx::query(sql).bind(id.0).bind(limit).execute(&self.pool).await?.rows_affected();
-            if deleted > 0 {
-                return Ok(deleted);
-            }
-        }
-        Ok(0)
+        let deleted = purge_some(&mut tx, id, limit).await?;
+        tx.commit().await?;
+        Ok(deleted)
     }
 
     /// Ends the reset: the domain can be migrated again.
@@ -141,4 +136,27 @@ impl State {
             .await?;
         Ok(())
     }
+}
+
+async fn purge_some(tx: &mut Transaction<'_, Postgres>, id: MigrationId, limit: i64) -> Result<u64, StateError> {
+    let staged = sqlx::query(
+        "delete from staged_update s using (
+             select bucket, case_id, form_id from staged_update where migration_id = $1 limit $2) d
+         where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id and s.form_id = d.form_id",
+    )
+    .bind(id.0)
+    .bind(limit)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    if staged > 0 {
+        return Ok(staged);
+    }
+    for sql in PURGED {
+        let deleted = sqlx::query(sql).bind(id.0).bind(limit).execute(&mut **tx).await?.rows_affected();
+        if deleted > 0 {
+            return Ok(deleted);
+        }
+    }
+    Ok(0)
 }

@@ -88,8 +88,8 @@ impl State {
         operator: &Operator,
     ) -> Result<(Run, bool), StateError> {
         let mut tx = self.pool.begin().await?;
-        // The row lock makes two commands at once see each other's run.
-        sqlx::query("select id from migration where id = $1 for update").bind(id.0).execute(&mut *tx).await?;
+        // The row lock makes two commands at once see each other's run. Not `for update`, which would wait for workers.
+        sqlx::query("select id from migration where id = $1 for no key update").bind(id.0).execute(&mut *tx).await?;
         let open: Option<i64> = sqlx::query_scalar(
             "select id from run where migration_id = $1 and state in ('queued', 'running', 'stopping') order by id limit 1",
         )

@@ -172,9 +172,16 @@ impl State {
     /// # Errors
     /// [`StateError::LostLease`].
     pub async fn cut_case_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
-        let sql = "select bucket, case_id, count(*) as weight from dirty_case
-                   where migration_id = $1 and (bucket, case_id) > ($2, $3)
-                   group by bucket, case_id order by bucket, case_id limit $4";
+        // A case that was set aside is not cut again: it would fail again. `unpark` gives it its next chance.
+        let sql = "select d.bucket, d.case_id,
+                          (select greatest(count(*), 1) from staged_update s
+                           where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id) as weight
+                   from (select bucket, case_id from dirty_case
+                         where migration_id = $1 and (bucket, case_id) > ($2, $3)
+                           and case_id not in (select unnest(ids) from batch
+                                               where migration_id = $1 and stage = 'case' and state = 'parked')
+                         group by bucket, case_id order by bucket, case_id limit $4) d
+                   order by d.bucket, d.case_id";
         self.cut(held, limits, REPLAY_PASS, Stage::Case, sql).await
     }
 
@@ -185,6 +192,8 @@ impl State {
     pub async fn cut_diff_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
         let sql = "select bucket, case_id, 1::bigint as weight from case_state
                    where migration_id = $1 and (bucket, case_id) > ($2, $3) and diffed_generation is distinct from generation
+                     and case_id not in (select unnest(ids) from batch
+                                         where migration_id = $1 and stage = 'diff' and state = 'parked')
                    order by bucket, case_id limit $4";
         self.cut(held, limits, DIFF_PASS, Stage::Diff, sql).await
     }
@@ -264,7 +273,7 @@ impl State {
     /// Database errors.
     pub async fn pending_cases(&self, id: MigrationId) -> Result<(i64, i64), StateError> {
         let row = sqlx::query(
-            "select (select count(distinct (bucket, case_id)) from dirty_case where migration_id = $1) as dirty,
+            "select (select count(*) from (select 1 from dirty_case where migration_id = $1 group by bucket, case_id) d) as dirty,
                     (select count(*) from case_state
                      where migration_id = $1 and diffed_generation is distinct from generation) as undiffed",
         )
@@ -289,6 +298,7 @@ impl State {
             Some(case_ids) => {
                 let mut tx = self.pool.begin().await?;
                 insert_case_states(&mut tx, id, case_ids).await?;
+                lock_case_states(&mut tx, id, case_ids).await?;
                 let (buckets, ids) = with_buckets(case_ids);
                 let result = sqlx::query(
                     "update case_state s set diffed_generation = null
@@ -361,6 +371,27 @@ pub(crate) async fn insert_case_states(
         "insert into case_state (migration_id, bucket, case_id)
          select $1, bucket, case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
          on conflict do nothing",
+    )
+    .bind(id.0)
+    .bind(&buckets)
+    .bind(&ids)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Locks the rows of these cases in their order, so that two transactions with the same cases wait for each other instead
+/// of deadlocking: the plan of an update may visit them in any order.
+pub(crate) async fn lock_case_states(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    case_ids: &[String],
+) -> Result<(), StateError> {
+    let (buckets, ids) = with_buckets(case_ids);
+    sqlx::query(
+        "select 1 from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+         join case_state s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+         order by s.bucket, s.case_id for no key update of s",
     )
     .bind(id.0)
     .bind(&buckets)

@@ -7,9 +7,16 @@ use crate::StateError;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Creates or upgrades the schema. Two at once wait for each other (sqlx holds an advisory lock).
+/// Key of the lock under which the schema is created; any number that no other program uses.
+const CREATION_LOCK: i64 = 0x6332_735f_696e_6974;
+
+/// Creates or upgrades the schema. Two at once wait for each other: here, since `if not exists` alone lets both try, and
+/// then in sqlx, which holds a lock of its own while it upgrades.
 pub(crate) async fn init(pool: &PgPool) -> Result<(), StateError> {
-    sqlx::query("create schema if not exists couch_sql_migration").execute(pool).await?;
+    let mut tx = pool.begin().await?;
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(CREATION_LOCK).execute(&mut *tx).await?;
+    sqlx::query("create schema if not exists couch_sql_migration").execute(&mut *tx).await?;
+    tx.commit().await?;
     MIGRATOR.run(pool).await.map_err(StateError::Upgrade)
 }
 

@@ -110,13 +110,13 @@ fn all_forms_deleted(couch: &Value, sides: &Sides<'_>) -> bool {
 }
 
 fn missing(old: Side, new: Side) -> Diff {
-    Diff { diff_type: DiffType::Missing, path: vec![PathElement::Key("*".to_owned())], old, new }
+    Diff { diff_type: DiffType::Missing, path: vec![PathElement::Key("*".into())], old, new }
 }
 
 fn domain_diff(old: &str, new: &str) -> Diff {
     Diff {
         diff_type: DiffType::Diff,
-        path: vec![PathElement::Key("domain".to_owned())],
+        path: vec![PathElement::Key("domain".into())],
         old: Side::Value(json!(old)),
         new: Side::Value(json!(new)),
     }

@@ -24,7 +24,6 @@ use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
 use state::form_stage::FormResults;
-use tracing::Instrument;
 
 use crate::plan::Candidate;
 
@@ -61,8 +60,7 @@ impl BatchHandler for FormHandler {
         let mut gathered: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
         for ids in claim.ids.chunks(READ_AT_ONCE) {
-            let reading = tracing::info_span!("read", documents = ids.len());
-            for candidate in self.read(claim, ids, &mut results).instrument(reading).await? {
+            for candidate in self.read(claim, ids, &mut results).await? {
                 bytes += candidate.weight();
                 gathered.push(candidate);
                 if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {

@@ -99,10 +99,12 @@ fn to_undo(domain: &Domain, change: &state::form_stage::BlobChange) -> hqsql::Bl
         },
         Some(from) => hqsql::BlobChange::Retyped {
             domain: domain.clone(),
-            parent_id: change.parent_id.clone(),
-            key: change.key.clone(),
-            from,
-            to: change.new_type,
+            retype: hqsql::BlobRetype {
+                parent_id: change.parent_id.clone(),
+                key: change.key.clone(),
+                from,
+                to: change.new_type,
+            },
         },
     }
 }

@@ -213,7 +213,7 @@ pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(Doc
     for doc_type in DocType::ALL {
         let start = json!([domain.as_str(), doc_type.as_str()]);
         let end = json!([domain.as_str(), doc_type.as_str(), {}]);
-        let reduced = context.forms_db.view_count(DESIGN, VIEW, &start, &end).await?;
+        let reduced = context.forms_db.view_count(DESIGN, VIEW, Some(&start), Some(&end)).await?;
         let count = match reduced {
             Some(count) => i64::try_from(count).unwrap_or(i64::MAX),
             None => scan::count(context, domain, doc_type).await?,

@@ -7,7 +7,7 @@ use serde_json::json;
 use state::StateError;
 use state::scan::{Cursor, form_scan};
 
-use super::{Driver, Interruption, Step};
+use super::{Driver, Step};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -112,19 +112,15 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
         let mut cursor = Cursor::default();
         while !cursor.complete {
             driver.pause(std::time::Duration::ZERO).await?;
-            let limit = i64::try_from(settings.scan_page).map_err(|_| too_large())?;
-            let ids = target.case_ids_after(shard, &driver.migration.domain, cursor.after_id.as_deref(), limit).await?;
-            cursor.complete = ids.len() < settings.scan_page;
+            let after = cursor.after_id.as_deref();
+            let ids = target.case_ids_after(shard, &driver.migration.domain, after, settings.scan_page).await?;
+            cursor.complete = ids.is_empty();
             cursor.after_id = ids.last().cloned().or(cursor.after_id);
             cursor.scanned += i64::try_from(ids.len()).unwrap_or(0);
             state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;
         }
     }
     Ok(())
-}
-
-fn too_large() -> Interruption {
-    Interruption::Failed(Failure::new("C2S-0102", "driver.scan_page is too large", "use a number below a million"))
 }
 
 /// Counts documents of a type by paging through their keys: for views without a reduce.

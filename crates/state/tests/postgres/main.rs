@@ -1,0 +1,20 @@
+//! The state schema against a real PostgreSQL: `C2S_TEST_PG_URL` names a server on which databases may be created.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod cases;
+mod claims;
+mod commits;
+mod contention;
+mod database;
+mod diffs;
+mod dispatch;
+mod failures;
+mod fixture;
+mod forms;
+mod leases;
+mod model;
+mod plans;
+mod reset;
+mod scans;
+mod schema;
+mod texts;
