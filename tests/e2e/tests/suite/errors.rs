@@ -1,0 +1,121 @@
+//! What an operator gets wrong, and what is away: one line, a status that says so, and nothing changed.
+
+use anyhow::{Context, Result, ensure};
+use e2e::program::Output;
+use e2e::world::{Options, World};
+
+use crate::domain;
+
+/// Nothing listens there: the discard port is below the ports that are given out.
+const NOWHERE: &str = "127.0.0.1:9";
+
+const COMMAND: &str = "migrate_domain_from_couch_to_sql";
+
+fn one_line(output: &Output, status: i32, parts: &[&str]) -> Result<()> {
+    ensure!(output.status == Some(status), "status {status} expected: {}", output.told());
+    let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    ensure!(lines.len() == 1, "one line expected: {}", output.told());
+    for part in parts {
+        ensure!(lines[0].contains(part), "{part:?} expected: {}", output.told());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_are_one_line_and_change_nothing() -> Result<()> {
+    let generated = domain("known", 60);
+    let mut world = World::start(Options::in_process()).await?;
+    world.load(&generated).await?;
+    let before = world.row_counts().await?;
+
+    for action in ["MIGRATE", "COMMIT", "stats", "reset"] {
+        let output = world.domain("unknown", action, &[]).await?;
+        one_line(&output, 1, &["C2S-4010", "unknown"])?;
+    }
+    ensure!(world.row_counts().await? == before, "an unknown domain has left something");
+
+    let unreachable = [
+        ("couch.toml", "source.url", format!("\"http://{NOWHERE}\""), "CouchDB"),
+        ("target.toml", "target.default", format!("\"postgres://nobody@{NOWHERE}/hq\""), "PostgreSQL"),
+        ("state.toml", "state.url", format!("\"postgres://nobody@{NOWHERE}/state\""), ""),
+        ("broker.toml", "broker.url", format!("\"amqp://nobody@{NOWHERE}/v\""), "RabbitMQ"),
+    ];
+    for (file, key, value, name) in unreachable {
+        let path = world.configuration_with(file, &[(key, &value)])?;
+        let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+        one_line(&output, 1, &["C2S-", name]).with_context(|| file.to_owned())?;
+        ensure!(!output.stderr.contains("nobody"), "names of users are nobody's business: {}", output.told());
+        let after = world.row_counts().await?;
+        let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+        ensure!(changed.is_empty(), "{file}: {changed:?}");
+    }
+
+    // A database of forms without HQ's view.
+    let bare = format!("{}_bare", world.source().forms().name());
+    let client = couch::Couch::new(couch::CouchConfig::new(world.source().url().clone()))?;
+    client.database(&bare).create().await?;
+    let path = world.configuration_with("view.toml", &[("source.forms_db", &format!("\"{bare}\""))])?;
+    let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+    one_line(&output, 1, &["C2S-", "by_domain_doc_type_date"])?;
+    let path = world.configuration_with("database.toml", &[("source.forms_db", "\"e2e_no_such_database\"")])?;
+    let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+    one_line(&output, 1, &["C2S-", "e2e_no_such_database"])?;
+
+    let migration_untouched = world.number("select count(*) from migration where status <> 'not_started'").await?;
+    ensure!(migration_untouched == 0, "a migration has begun");
+    crate::migrate_cleanly(&mut world, "known", &generated.model).await?;
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn misuse_is_told_with_status_2() -> Result<()> {
+    let mut world = World::start(Options::in_process()).await?;
+    let before = world.row_counts().await?;
+    let missing = world.coordinator_bare(&["--config", "/no/such/file.toml", COMMAND, "d", "stats"], &[]).await?;
+    one_line(&missing, 2, &["C2S-", "/no/such/file.toml"])?;
+    let nowhere = world.coordinator_bare(&[COMMAND, "d", "stats"], &[("HOME", "/")]).await?;
+    ensure!(nowhere.status == Some(1), "the folder's own file is found without --config: {}", nowhere.told());
+
+    for (changes, part) in [
+        (("source.max_concurency", "3"), "max_concurency"),
+        (("source.max_concurrency", "\"many\""), "max_concurrency"),
+        (("worker.lease", "\"soon\""), "lease"),
+        (("blobs.kind", "\"tape\""), "kind"),
+    ] {
+        let path = world.configuration_with("wrong.toml", &[changes])?;
+        let output = world.coordinator_bare(&["--config", &path, COMMAND, "d", "stats"], &[]).await?;
+        one_line(&output, 2, &["C2S-", part])?;
+    }
+    for arguments in [
+        vec![COMMAND, "d", "Migrate"],
+        vec![COMMAND, "d"],
+        vec!["no_such_command"],
+        vec![COMMAND, "d", "MIGRATE", "--no-such-flag"],
+        vec![],
+    ] {
+        let output = world.coordinator_bare(&arguments, &[]).await?.ended_with(2);
+        ensure!(!output.stderr.is_empty(), "{}", output.told());
+    }
+    let list = world.coordinator(&["migrate_multiple_domains_from_couch_to_sql", "/no/such/list"]).await?;
+    one_line(&list, 1, &["C2S-0107", "/no/such/list"])?;
+    ensure!(world.row_counts().await? == before, "a misused command has changed something");
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_check_reaches_every_server_and_shows_no_password() -> Result<()> {
+    let mut world = World::start(Options::default().workers(0)).await?;
+    let output = world.coordinator(&["config", "check"]).await?.ok();
+    for server in ["state: ok", "target: ok", "couch: ok", "blobs: ok", "broker: ok"] {
+        ensure!(output.stdout.contains(server), "{server}: {}", output.told());
+    }
+    for url in [e2e::environment::postgres()?, e2e::environment::amqp()?] {
+        let password = url.password().context("the servers for tests have passwords")?;
+        ensure!(!output.stdout.contains(password) && !output.stderr.contains(password), "a password is shown");
+    }
+    let path = world.configuration_with("broken.toml", &[("source.url", &format!("\"http://{NOWHERE}\""))])?;
+    let output = world.coordinator_bare(&["--config", &path, "config", "check"], &[]).await?.ended_with(1);
+    ensure!(output.stdout.contains("couch: failed") && output.stdout.contains("target: ok"), "{}", output.told());
+    ensure!(output.stderr.contains("C2S-0109"), "{}", output.told());
+    world.end()
+}

@@ -1,0 +1,177 @@
+//! Documents and messages that cannot be taken: recorded or dropped with a reason, and everything else goes on.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use e2e::load;
+use e2e::world::{Options, World};
+use generator::compare::{ActualCase, compare};
+use generator::malformed::{self, Malformed, Outcome};
+use proto::topology::{DEAD_LETTER_QUEUE, Stage};
+use serde_json::Value;
+
+use crate::domain;
+
+/// Differences shown at most.
+const SHOWN: usize = 10;
+
+async fn load_malformed(world: &World, spoilt: &[Malformed]) -> Result<()> {
+    for form in spoilt {
+        world.load_documents(form.docs.clone()).await?;
+        load::write_blobs(&world.folder().join("blobs"), form.blobs.clone()).await?;
+        world.shards().load_blobmeta(&form.blobmeta).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> Result<()> {
+    let generated = domain("rough", 400);
+    let options = generator::Options::new("rough", 400, 7);
+    let mut spoilt = malformed::all(&options);
+    spoilt.push(malformed::other_domain(&options));
+    spoilt.push(malformed::empty_document(&options));
+    let (foreign_case, foreign_rows) = malformed::case_of_other_domain(&options);
+    spoilt.push(foreign_case);
+    // A form whose id another domain's row has in SQL already.
+    let mut taken = malformed::lost_xml(&generator::Options::new("rough", 400, 8));
+    taken.fault = "id of another domain's form";
+    taken.outcome = Outcome::Refused;
+    let taken_id = taken.form_id.clone();
+    spoilt.push(taken);
+
+    let mut world = World::start(Options::default().with("worker.max_attempts", "3")).await?;
+    world.load(&generated).await?;
+    load_malformed(&world, &spoilt).await?;
+    for case in &foreign_rows {
+        insert_case(&world, case).await?;
+    }
+    insert_form(&world, &taken_id).await?;
+
+    world.domain("rough", "MIGRATE", &[]).await?.ended_with(1);
+    let recorded: BTreeSet<String> = world
+        .state()
+        .query("select doc_id from doc_error where kind not like 'CommCareCase%'", &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let verbose = world.domain("rough", "stats", &["--verbose"]).await?.ok();
+    let mut wrong = Vec::new();
+    for form in &spoilt {
+        let listed = verbose.stdout.lines().any(|line| line.contains(&form.form_id) && line.contains("C2S-"));
+        let expected = form.outcome == Outcome::Refused;
+        if recorded.contains(&form.form_id) != expected || listed != expected {
+            wrong.push(format!("{}: on record {}, listed {listed}", form.fault, recorded.contains(&form.form_id)));
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}\n{}", verbose.told());
+    let known: BTreeSet<String> = spoilt.iter().map(|form| form.form_id.clone()).collect();
+    let innocent: Vec<_> = recorded.difference(&known).collect();
+    ensure!(innocent.is_empty(), "recorded without reason: {innocent:?}");
+
+    assert_others_are_migrated(&world, &generated.model, &spoilt).await?;
+    let neighbour = world.actual("rough-neighbour").await?;
+    for case in &foreign_rows {
+        ensure!(neighbour.cases.get(&case.case_id) == Some(case), "the case of another domain has changed");
+    }
+    ensure!(neighbour.forms.keys().eq([&taken_id]), "forms of another domain: {:?}", neighbour.forms.keys());
+
+    let commit = world.domain("rough", "COMMIT", &[]).await?.ended_with(1);
+    ensure!(commit.stderr.contains("C2S-4041") && commit.stderr.contains("with errors"), "{}", commit.told());
+    world.end()
+}
+
+/// The rows are the model's, but for the forms that HQ rebuilds and the cases that these make.
+async fn assert_others_are_migrated(world: &World, model: &generator::Model, spoilt: &[Malformed]) -> Result<()> {
+    let rebuilt: BTreeSet<&str> = spoilt
+        .iter()
+        .filter(|form| form.outcome == Outcome::RebuiltFromJson)
+        .map(|form| form.form_id.as_str())
+        .collect();
+    let mut actual = world.actual("rough").await?;
+    for form_id in &rebuilt {
+        ensure!(actual.forms.remove(*form_id).is_some(), "form {form_id} was not rebuilt");
+    }
+    let of_rebuilt = |form_id: Option<&str>| form_id.is_some_and(|id| rebuilt.contains(id));
+    actual.cases.retain(|_, case| !case.transactions.iter().all(|row| of_rebuilt(row.form_id.as_deref())));
+    let spoilt_ids: BTreeSet<&str> = spoilt.iter().map(|form| form.form_id.as_str()).collect();
+    actual.blobmeta.retain(|row| !spoilt_ids.contains(row.parent_id.as_str()));
+    let differences = compare(model, &actual, SHOWN);
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+/// A row of another domain, as HQ has it.
+async fn insert_case(world: &World, case: &ActualCase) -> Result<()> {
+    let json = Value::Object(case.case_json.clone()).to_string();
+    let server_modified_on = case.server_modified_on.context("the case's server date")?;
+    world
+        .target()
+        .execute(
+            "insert into form_processor_commcarecasesql (case_id, domain, type, name, owner_id, opened_on, opened_by,
+                 modified_on, server_modified_on, modified_by, closed, closed_on, closed_by, deleted, deleted_on,
+                 deletion_id, external_id, location_id, case_json)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+            &[
+                &case.case_id, &case.domain, &case.case_type, &case.name, &case.owner_id, &case.opened_on, &case.opened_by,
+                &case.modified_on, &server_modified_on, &case.modified_by, &case.closed, &case.closed_on, &case.closed_by,
+                &case.deleted, &case.deleted_on, &case.deletion_id, &case.external_id, &case.location_id, &json,
+            ],
+        )
+        .await
+        .context("insert a case")?;
+    for row in &case.transactions {
+        world
+            .target()
+            .execute(
+                "insert into form_processor_casetransaction
+                     (case_id, form_id, sync_log_id, server_date, client_date, type, revoked, details)
+                 values ($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    &case.case_id, &row.form_id, &row.sync_log_id, &row.server_date, &row.client_date, &row.kind,
+                    &row.revoked, &row.details.to_string(),
+                ],
+            )
+            .await
+            .context("insert a case transaction")?;
+    }
+    Ok(())
+}
+
+async fn insert_form(world: &World, form_id: &str) -> Result<()> {
+    world
+        .target()
+        .execute(
+            "insert into form_processor_xforminstancesql (form_id, domain, xmlns, received_on, auth_context,
+                 openrosa_headers, partial_submission, state, initial_processing_complete)
+             values ($1, 'rough-neighbour', '', '2016-01-01T00:00:00Z', '{}', '{}', false, 1, true)",
+            &[&form_id],
+        )
+        .await
+        .context("insert a form")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_garbage_are_dead_lettered() -> Result<()> {
+    let generated = domain("noisy", 200);
+    let mut world = World::start(Options::default().workers(1)).await?;
+    world.load(&generated).await?;
+    let mut sent = 0;
+    for stage in Stage::ALL {
+        for junk in [b"".as_slice(), b"not MessagePack", &[0x81, 0xa7, b'v'], &[0xff; 100_000]] {
+            world.queues().publish(stage, junk).await?;
+            sent += 1;
+        }
+    }
+    world
+        .until("all of it is dead-lettered", async |world| {
+            Ok(world.queues().depth(DEAD_LETTER_QUEUE).await == Some(sent))
+        })
+        .await?;
+    crate::migrate_cleanly(&mut world, "noisy", &generated.model).await?;
+    ensure!(world.queues().depth(DEAD_LETTER_QUEUE).await == Some(sent), "good messages were dead-lettered");
+    world.queues().purge().await?;
+    world.end()
+}
