@@ -31,7 +31,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 pub use error::{Kind, StateError};
 pub use migration::{Migration, MigrationId, Phase, Status};
@@ -84,6 +85,9 @@ impl State {
         let options = options
             .application_name("couch-sql")
             .options([("search_path", SCHEMA), ("idle_in_transaction_session_timeout", "60s")]);
+        // One connection by hand first: a pool only says that it timed out, and takes its time to say so.
+        let first = PgConnection::connect_with(&options).await.map_err(StateError::Unreachable)?;
+        drop(first.close().await);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(20))

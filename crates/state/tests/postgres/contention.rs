@@ -1,0 +1,171 @@
+//! Workers that meet on the same documents wait for each other; they do not deadlock, and the newest revision wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::topology::Stage;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use state::case_stage::{CaseResults, Verdict};
+use state::diff_stage::CaseComparison;
+use state::form_stage::{FailedDoc, FormResults};
+
+use crate::database::soon;
+use crate::fixture::{Driven, Fixture, intent, staged_form};
+
+const FORMS: u32 = 12;
+const CASES: u32 = 8;
+const ROUNDS: usize = 60;
+const WORKERS: u64 = 4;
+
+/// The cases that a revision of a form touches: a function of both, so that every worker knows the same.
+fn cases_of(form: u32, number: u32) -> Vec<String> {
+    (0..CASES).filter(|case| (form * 7 + number * 5 + case * 3) % 4 == 0).map(|case| format!("case-{case}")).collect()
+}
+
+/// Some of many, in random order.
+fn some(random: &mut StdRng, prefix: &str, of: u32) -> Vec<String> {
+    let mut ids: Vec<String> = (0..of).map(|n| format!("{prefix}-{n}")).collect();
+    ids.shuffle(random);
+    ids.truncate(random.random_range(2..ids.len()));
+    ids
+}
+
+/// One form batch of random revisions, as a form worker takes it through.
+async fn stage(fixture: &Fixture, driven: &Driven, random: &mut StdRng, begun: &mut BTreeMap<u32, u32>) {
+    let mut forms: Vec<u32> = (0..FORMS).collect();
+    forms.shuffle(random);
+    forms.truncate(random.random_range(2..10));
+    let ids: Vec<String> = forms.iter().map(|form| format!("form-{form}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let claim = fixture.claimed(driven, Stage::Form, &ids).await;
+    let numbers: Vec<u32> = forms.iter().map(|_| random.random_range(1..200)).collect();
+    let revs: Vec<String> = numbers.iter().map(|number| format!("{number}-x")).collect();
+    let intents: Vec<_> = ids.iter().zip(&revs).map(|(id, rev)| intent(id, rev)).collect();
+    let standings = fixture.state.begin_forms(&claim, &intents, &[]).await.unwrap();
+    let mut results = FormResults::default();
+    for ((form, number), (id, rev)) in forms.iter().zip(&numbers).zip(ids.iter().zip(&revs)) {
+        let newest = begun.entry(*form).or_default();
+        *newest = (*newest).max(*number);
+        let standing = &standings[*id];
+        if standing.superseded || standing.rejected.is_some() {
+            continue;
+        }
+        let cases = cases_of(*form, *number);
+        let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+        let mut staged = staged_form(id, rev, &cases, standing);
+        staged.diffs = random.random_bool(0.3).then(|| "[]".to_owned());
+        staged.has_noop_block = random.random_bool(0.3);
+        results.forms.push(staged);
+    }
+    fixture.state.finish_forms(&claim, &results).await.unwrap();
+}
+
+/// Documents that can never be migrated: their errors meet those of other batches.
+async fn fail(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let bad = some(random, "bad", 8);
+    let ids: Vec<&str> = bad.iter().map(String::as_str).collect();
+    let claim = fixture.claimed(driven, Stage::Form, &ids).await;
+    let failed = |id: &String| FailedDoc {
+        kind: "XFormInstance".to_owned(),
+        doc_id: id.clone(),
+        rev: Some("1-x".to_owned()),
+        code: "C2S-2301".to_owned(),
+        message: "bad".to_owned(),
+        missing: true,
+    };
+    let results = FormResults { failed: bad.iter().map(failed).collect(), ..FormResults::default() };
+    fixture.state.finish_forms(&claim, &results).await.unwrap();
+}
+
+async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let cases = some(random, "case", CASES);
+    let ids: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let claim = fixture.claimed(driven, Stage::Case, &ids).await;
+    let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    for (case_id, form_id, _) in &inputs.staged {
+        if random.random_bool(0.2) && verdicts.iter().all(|known| known.form_id != *form_id) {
+            verdicts.push(Verdict {
+                form_id: form_id.clone(),
+                case_id: case_id.clone(),
+                code: "C2S-2202".to_owned(),
+                message: "no owner".to_owned(),
+            });
+        }
+    }
+    verdicts.shuffle(random);
+    let results = CaseResults { replayed: claim.ids.clone(), verdicts, failed: Vec::new() };
+    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+}
+
+async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let cases = some(random, "case", CASES);
+    let ids: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let claim = fixture.claimed(driven, Stage::Diff, &ids).await;
+    let mut found: Vec<CaseComparison> = Vec::new();
+    for case in fixture.state.cases_to_diff(&claim).await.unwrap() {
+        found.push(CaseComparison {
+            case_id: case.case_id,
+            generation: case.generation,
+            couch_rev: None,
+            kind: "CommCareCase".to_owned(),
+            diffs: random.random_bool(0.5).then(|| "[]".to_owned()),
+            changes: None,
+        });
+    }
+    found.shuffle(random);
+    fixture.state.finish_diffs(&claim, &found).await.unwrap();
+    if random.random_bool(0.3) {
+        fixture.state.request_diff(driven.id, Some(&some(random, "case", CASES))).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_stands() {
+    let seed: u64 =
+        std::env::var("C2S_TEST_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    println!("C2S_TEST_SEED={seed}");
+    let (fixture, driven) = Fixture::with_domain().await;
+    let shared = Arc::new((fixture, driven));
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                let (fixture, driven) = (&shared.0, &shared.1);
+                let mut random = StdRng::seed_from_u64(seed.wrapping_add(worker));
+                let mut begun = BTreeMap::new();
+                for _ in 0..ROUNDS {
+                    match random.random_range(0..8) {
+                        0..=2 => stage(fixture, driven, &mut random, &mut begun).await,
+                        3 => fail(fixture, driven, &mut random).await,
+                        4..=5 => replay(fixture, driven, &mut random).await,
+                        _ => diff(fixture, driven, &mut random).await,
+                    }
+                }
+                begun
+            })
+        })
+        .collect();
+    let mut newest: BTreeMap<u32, u32> = BTreeMap::new();
+    for worker in workers {
+        for (form, number) in soon("the end of a worker", worker).await.unwrap() {
+            let known = newest.entry(form).or_default();
+            *known = (*known).max(number);
+        }
+    }
+    let (fixture, driven) = (&shared.0, &shared.1);
+    // A form whose newest revision was refused before it was staged again keeps what that revision had staged.
+    let expected: BTreeSet<String> = newest
+        .iter()
+        .flat_map(|(form, number)| cases_of(*form, *number).into_iter().map(move |case| format!("{case}/form-{form}")))
+        .collect();
+    assert_eq!(fixture.staged(driven).await.into_iter().collect::<BTreeSet<_>>(), expected);
+
+    // What is dirty at the end is replayed once more, and then nothing is.
+    let all: Vec<String> = (0..CASES).map(|case| format!("case-{case}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    fixture.replay(driven, &all).await;
+    assert!(fixture.dirty(driven).await.is_empty());
+}
