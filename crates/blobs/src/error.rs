@@ -93,7 +93,7 @@ pub const CODES: [(&str, &str); 8] = [
     ),
     (
         "C2S-1207",
-        "Raise blobs.max_blob_bytes, or accept that the document is not migrated.",
+        "The blob is larger than this program takes; accept that the document is not migrated.",
     ),
     (
         "C2S-1208",

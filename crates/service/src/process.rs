@@ -10,6 +10,7 @@ use std::time::Duration;
 use broker::Broker;
 use clap::Parser;
 use hqsql::Target;
+use metrics_exporter_prometheus::PrometheusHandle;
 use state::State;
 use state::run::Operator;
 use tokio_util::sync::CancellationToken;
@@ -116,16 +117,24 @@ fn failed(failure: &StartFailure) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Installs the recorder of this process's metrics. To be done before anything connects: what is counted earlier is lost.
+///
+/// # Errors
+/// There is one already.
+pub fn record_metrics() -> Result<PrometheusHandle, StartFailure> {
+    http::install_metrics().map_err(|error| StartFailure::new("C2S-0112", &error))
+}
+
 /// Serves `/metrics`, `/healthz` and `/readyz` for a service, until `stop` is cancelled.
 ///
 /// # Errors
 /// The address cannot be listened on.
 pub async fn serve_pages(
     config: &Config,
+    metrics: PrometheusHandle,
     broker: &Arc<dyn Broker>,
     stop: CancellationToken,
 ) -> Result<http::Server, StartFailure> {
-    let metrics = http::install_metrics().map_err(|error| StartFailure::new("C2S-0112", &error))?;
     let watched = Arc::clone(broker);
     let health = Health::new().ready_when("broker", move || {
         if watched.is_connected() { Ok(()) } else { Err("no connection".to_owned()) }
@@ -188,10 +197,11 @@ where
     let target = Target::connect(&connect::target_config(&config))
         .await
         .map_err(|error| StartFailure::new(error.code(), &error))?;
+    let metrics = record_metrics()?;
     let settings =
         connect::broker_config(&config, &process).map_err(|error| StartFailure::new(error.code(), &error))?;
     let broker = broker::connect(&settings).await.map_err(|error| StartFailure::new(error.code(), &error))?;
-    let pages = serve_pages(&config, &broker, stop.clone()).await?;
+    let pages = serve_pages(&config, metrics, &broker, stop.clone()).await?;
     let handler = make(Arc::clone(&config), state.clone(), target).await?;
     let options = WorkerOptions::of(&config, &process);
 

@@ -89,9 +89,10 @@ impl From<state::StateError> for BatchFailure {
 impl From<hqsql::Error> for BatchFailure {
     fn from(error: hqsql::Error) -> Self {
         let kind = match error.kind() {
-            hqsql::ErrorKind::Retry => FailureKind::Transient,
+            // What only an operator can mend is no document's fault: the batch waits until it is mended.
+            hqsql::ErrorKind::Retry | hqsql::ErrorKind::Stop => FailureKind::Transient,
             hqsql::ErrorKind::Fenced => FailureKind::Lost,
-            hqsql::ErrorKind::Stop | hqsql::ErrorKind::Document => FailureKind::Document,
+            hqsql::ErrorKind::Document => FailureKind::Document,
         };
         Self::new(kind, error.code(), &error)
     }
@@ -99,15 +100,21 @@ impl From<hqsql::Error> for BatchFailure {
 
 impl From<couch::Error> for BatchFailure {
     fn from(error: couch::Error) -> Self {
-        let kind = if error.kind() == couch::ErrorKind::Retry { FailureKind::Transient } else { FailureKind::Document };
-        Self::new(kind, error.code(), &error)
+        Self::new(of_document(error.kind()), error.code(), &error)
     }
 }
 
 impl From<blobs::Error> for BatchFailure {
     fn from(error: blobs::Error) -> Self {
-        let kind = if error.kind() == blobs::ErrorKind::Retry { FailureKind::Transient } else { FailureKind::Document };
-        Self::new(kind, error.code(), &error)
+        Self::new(of_document(error.kind()), error.code(), &error)
+    }
+}
+
+/// As for the target: only what is a document's fault counts against it.
+fn of_document(kind: couch::ErrorKind) -> FailureKind {
+    match kind {
+        couch::ErrorKind::Document => FailureKind::Document,
+        couch::ErrorKind::Retry | couch::ErrorKind::Stop => FailureKind::Transient,
     }
 }
 
@@ -193,6 +200,8 @@ pub async fn run(
             drop(permit);
         });
     }
+    // What was fetched and not begun goes to other workers at once.
+    drop(consumer);
     tasks.close();
     if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
         tracing::warn!("batches in hand did not finish in time; they are given back");

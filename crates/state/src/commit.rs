@@ -72,7 +72,7 @@ impl State {
         domain_rev: Option<&str>,
     ) -> Result<(), StateError> {
         held_update(
-            sqlx::query(
+            &sqlx::query(
                 "update migration
                  set commit_step = $4, commit_rev = coalesce($5, commit_rev),
                      status = case when $4 = 'done' then 'complete' else status end
@@ -94,7 +94,7 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn clear_commit(&self, held: &DriverLease) -> Result<(), StateError> {
         held_update(
-            sqlx::query(
+            &sqlx::query(
                 "update migration set commit_step = null, commit_rev = null
                  where id = $1 and driver_token = $2 and epoch = $3 and status <> 'complete'",
             )

@@ -53,6 +53,9 @@ pub enum StateError {
     /// The domain is driven by another process by now.
     #[error("another process drives this domain by now")]
     LostLease,
+    /// A commit has begun or is done.
+    #[error("a COMMIT of the domain has begun or is done")]
+    NotResettable,
     /// A stored value that this program cannot read.
     #[error("the state schema holds an unreadable {0}")]
     Corrupt(&'static str),
@@ -84,6 +87,7 @@ impl StateError {
             Self::LostClaim => "C2S-1507",
             Self::EpochOver => "C2S-1508",
             Self::LostLease => "C2S-1509",
+            Self::NotResettable => "C2S-1512",
             Self::Corrupt(_) => "C2S-1510",
             Self::Database(_) => "C2S-1511",
         }

@@ -75,6 +75,10 @@ impl State {
     /// # Errors
     /// [`StateError::Unreachable`] or [`StateError::BadUrl`].
     pub async fn connect_unchecked(config: &StateConfig) -> Result<Self, StateError> {
+        // sqlx reads any scheme, and would look for the host of another kind of database.
+        if !["postgres://", "postgresql://"].iter().any(|scheme| config.url.starts_with(scheme)) {
+            return Err(StateError::BadUrl);
+        }
         let mut options = PgConnectOptions::from_str(&config.url).map_err(|_| StateError::BadUrl)?;
         if let Some(password) = &config.password {
             options = options.password(password.expose_secret());

@@ -307,7 +307,7 @@ impl State {
         options: &serde_json::Value,
     ) -> Result<(), StateError> {
         held_update(
-            sqlx::query(
+            &sqlx::query(
                 "update migration
                  set status = $4, started_at = coalesce(started_at, now()), source_seq = coalesce(source_seq, $5),
                      options = case when started_at is null then $6::jsonb else options end
@@ -330,7 +330,7 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn mark_progress_set(&self, held: &DriverLease) -> Result<(), StateError> {
         held_update(
-            sqlx::query(
+            &sqlx::query(
                 "update migration set progress_set_at = coalesce(progress_set_at, now())
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
@@ -368,7 +368,7 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn set_phase(&self, held: &DriverLease, phase: Phase) -> Result<(), StateError> {
         held_update(
-            sqlx::query(
+            &sqlx::query(
                 "update migration set phase = $4, finished_at = case when $4 = 'finished' then now() end
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
@@ -382,6 +382,6 @@ impl State {
     }
 }
 
-pub(crate) fn held_update(result: sqlx::postgres::PgQueryResult) -> Result<(), StateError> {
+pub(crate) fn held_update(result: &sqlx::postgres::PgQueryResult) -> Result<(), StateError> {
     if result.rows_affected() == 1 { Ok(()) } else { Err(StateError::LostLease) }
 }

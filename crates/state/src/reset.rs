@@ -32,13 +32,20 @@ impl State {
     /// transactions in flight. Gives the epoch that the target's fences must take.
     ///
     /// # Errors
-    /// Database errors.
+    /// [`StateError::NotResettable`] when a commit has begun or is done: looked at in the same transaction, since the
+    /// operator may have taken long to confirm.
     pub async fn begin_reset(&self, id: MigrationId) -> Result<Epoch, StateError> {
         let mut tx = self.pool.begin().await?;
-        let row = sqlx::query("select epoch, purging from migration where id = $1 for no key update")
-            .bind(id.0)
-            .fetch_one(&mut *tx)
-            .await?;
+        let row = sqlx::query(
+            "select epoch, purging, commit_step is not null or status = 'complete' as committed
+             from migration where id = $1 for no key update",
+        )
+        .bind(id.0)
+        .fetch_one(&mut *tx)
+        .await?;
+        if row.try_get("committed")? {
+            return Err(StateError::NotResettable);
+        }
         let current = Epoch(row.try_get("epoch")?);
         let epoch = if row.try_get::<bool, _>("purging")? { current } else { current.next(rand::random()) };
         sqlx::query(
@@ -125,13 +132,27 @@ impl State {
         Ok(deleted)
     }
 
-    /// Ends the reset: the domain can be migrated again.
+    /// Whether the reset of this epoch is still on: another one may have ended it.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn end_reset(&self, id: MigrationId) -> Result<(), StateError> {
-        sqlx::query("update migration set purging = false, commit_step = null, commit_rev = null where id = $1")
+    pub async fn is_purging(&self, id: MigrationId, epoch: Epoch) -> Result<bool, StateError> {
+        Ok(sqlx::query_scalar("select purging from migration where id = $1 and epoch = $2")
             .bind(id.0)
+            .bind(epoch.0)
+            .fetch_optional(&self.pool)
+            .await?
+            .unwrap_or(false))
+    }
+
+    /// Ends the reset of this epoch: the domain can be migrated again. Nothing happens when another one has ended it.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn end_reset(&self, id: MigrationId, epoch: Epoch) -> Result<(), StateError> {
+        sqlx::query("update migration set purging = false where id = $1 and epoch = $2")
+            .bind(id.0)
+            .bind(epoch.0)
             .execute(&self.pool)
             .await?;
         Ok(())

@@ -149,13 +149,14 @@ impl State {
         rows.iter().map(run_from).collect()
     }
 
-    /// Records the state of a run. A run that is over stays as it is.
+    /// Records the state of a run. A run that is over stays as it is, and one that was asked to stop does not run on.
     ///
     /// # Errors
     /// Database errors.
     pub async fn set_run_state(&self, run_id: i64, state: RunState, outcome: Option<&str>) -> Result<(), StateError> {
         sqlx::query(
-            "update run set state = $2, outcome = coalesce($3, outcome),
+            "update run set state = case when $2 = 'running' and state = 'stopping' then state else $2 end,
+                    outcome = coalesce($3, outcome),
                     started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
                     ended_at = case when $4 then now() end
              where id = $1 and state in ('queued', 'running', 'stopping')",

@@ -219,12 +219,12 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
             migrate::migrate(context, &domain, wait, stop).await
         }
-        Action::Commit if args.abort => commit::abort(context, &domain, confirmation).await,
+        Action::Commit if args.abort => until_stopped(stop, commit::abort(context, &domain, confirmation)).await,
         Action::Commit => {
             let accepted = Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?;
-            commit::commit(context, &domain, &accepted, confirmation).await
+            until_stopped(stop, commit::commit(context, &domain, &accepted, confirmation)).await
         }
-        Action::Reset => reset::reset(context, &domain, confirmation).await,
+        Action::Reset => until_stopped(stop, reset::reset(context, &domain, confirmation)).await,
         Action::Stats => {
             let format = match (args.json, args.verbose) {
                 (true, _) => Format::Json,
@@ -239,6 +239,17 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                 couch_sql_diff::show(context, &domain, table, &all, Output::Text, 100).await?;
             }
             Ok(Exit::Clean)
+        }
+    }
+}
+
+/// Ends a command whose every step is safe to leave when the operator wants it to stop.
+async fn until_stopped(stop: CancellationToken, command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    tokio::select! {
+        ended = command => ended,
+        () = stop.cancelled() => {
+            eprintln!("stopped; run the command again to go on");
+            Ok(Exit::Stopped)
         }
     }
 }

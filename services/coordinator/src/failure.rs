@@ -67,19 +67,19 @@ impl From<couch::Error> for Failure {
 
 impl From<hqsql::Error> for Failure {
     fn from(error: hqsql::Error) -> Self {
-        Self::new(error.code(), chain(&error), "")
+        Self::new(error.code(), chain(&error), error.remedy())
     }
 }
 
 impl From<broker::BrokerError> for Failure {
     fn from(error: broker::BrokerError) -> Self {
-        Self::new(error.code(), chain(&error), "")
+        Self::new(error.code(), chain(&error), error.remedy())
     }
 }
 
 impl From<blobs::Error> for Failure {
     fn from(error: blobs::Error) -> Self {
-        Self::new(error.code(), chain(&error), "")
+        Self::new(error.code(), chain(&error), error.remedy())
     }
 }
 

@@ -58,7 +58,7 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
         (Command::AbortCommit, _) => Err(Failure::new("C2S-4004", "no COMMIT of this domain has begun", "there is nothing to abort")),
         (Command::Commit, Status::InProgress) => Ok(()),
         (Command::Commit, Status::DryRun) => {
-            Err(Failure::new("C2S-4005", "the migration is live", "finish it first: MIGRATE --finish"))
+            Err(Failure::new("C2S-4005", "the migration is live", "it was started by another version, which must finish it"))
         }
         (Command::DiffCases, Status::InProgress | Status::DryRun) => Ok(()),
         (Command::Commit | Command::DiffCases, _) => {

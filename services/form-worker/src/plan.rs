@@ -53,6 +53,8 @@ pub(crate) enum BlobStanding {
     Present(BlobMetaRow),
     /// It has a row with the type of `form.xml`, which an error of the past gave to attachments.
     Mistyped(BlobMetaRow),
+    /// Its key has a row of the same form, under another name or type.
+    KeyTaken(BlobMetaRow),
     /// It has no row.
     Absent,
 }
@@ -73,7 +75,10 @@ pub(crate) fn standing(blob: &BlobRef, rows: &[BlobMetaRow]) -> BlobStanding {
     match (with_type(wanted), with_type(BLOB_FORM_XML)) {
         (Some(row), _) => BlobStanding::Present(row.clone()),
         (None, Some(row)) => BlobStanding::Mistyped(row.clone()),
-        (None, None) => BlobStanding::Absent,
+        (None, None) => match rows.iter().find(|row| Some(&row.key) == blob.key.as_ref()) {
+            Some(row) => BlobStanding::KeyTaken(row.clone()),
+            None => BlobStanding::Absent,
+        },
     }
 }
 
@@ -144,7 +149,8 @@ mod tests {
     fn attachments_with_the_type_of_form_xml_are_mistyped() {
         let rows = [row("photo.jpg", 2, "k")];
         assert_eq!(standing(&blob("photo.jpg", "k"), &rows), BlobStanding::Mistyped(rows[0].clone()));
-        assert_eq!(standing(&blob("voice.3gp", "k"), &rows), BlobStanding::Absent);
+        assert_eq!(standing(&blob("voice.3gp", "k"), &rows), BlobStanding::KeyTaken(rows[0].clone()));
+        assert_eq!(standing(&blob("voice.3gp", "other"), &rows), BlobStanding::Absent);
     }
 
     #[test]

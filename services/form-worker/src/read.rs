@@ -130,6 +130,14 @@ impl FormHandler {
                 });
                 candidate.attachments.push(facts(&row));
             }
+            BlobStanding::KeyTaken(row) => {
+                // The row is HQ's own, under another name or type: nothing is inserted, and nothing will be undone.
+                if is_xml {
+                    candidate.xml = bytes;
+                } else {
+                    candidate.attachments.push(facts(&row));
+                }
+            }
             BlobStanding::Absent => {
                 if let Some(meta) = self.new_meta(&candidate.doc_id, blob, bytes.as_ref()).await? {
                     if !is_xml {
@@ -240,7 +248,7 @@ fn needs_bytes(blob: &BlobRef, standing: &BlobStanding) -> bool {
 fn source(blob: &BlobRef, standing: &BlobStanding) -> BlobRef {
     match standing {
         BlobStanding::Present(row) | BlobStanding::Mistyped(row) => BlobRef { key: Some(row.key.clone()), ..blob.clone() },
-        BlobStanding::Absent => blob.clone(),
+        BlobStanding::KeyTaken(_) | BlobStanding::Absent => blob.clone(),
     }
 }
 

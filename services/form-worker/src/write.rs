@@ -34,6 +34,7 @@ impl FormHandler {
         candidates: Vec<Candidate>,
         results: &mut FormResults,
     ) -> Result<(), BatchFailure> {
+        self.remove_gone(claim, &results.gone).await?;
         let (cases, forms): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
         self.stage_deleted_cases(claim, &cases, results).await?;
@@ -44,6 +45,20 @@ impl FormHandler {
         for (shard, forms) in by_shard {
             let written = self.write_shard(claim, shard, forms, results).await?;
             self.compare(written, results).await?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier attempt wrote of documents that Couch has no longer goes.
+    async fn remove_gone(&self, claim: &Claim, gone: &[String]) -> Result<(), BatchFailure> {
+        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+        for form_id in gone {
+            by_shard.entry(self.target.shard_of(form_id)).or_default().push(form_id.clone());
+        }
+        for (shard, form_ids) in by_shard {
+            let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+            tx.delete_forms(&claim.domain, &form_ids).await?;
+            tx.commit().await?;
         }
         Ok(())
     }

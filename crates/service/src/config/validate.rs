@@ -148,7 +148,7 @@ impl Config {
     fn target(&self) -> Check {
         let target = &self.target;
         postgres("target.default", &target.default)?;
-        within("target.max_connections", target.max_connections, 1, 1_000)?;
+        within("target.max_connections", target.max_connections, 2, 1_000)?;
         let Some(count) = target.shard_count else {
             if target.shards.is_empty() {
                 return Ok(());

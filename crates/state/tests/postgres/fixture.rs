@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use proto::doctype::DocType;
 use proto::ids::{BatchId, Domain, Epoch};
 use proto::message::{BatchBody, BatchMessage, VERSION};
@@ -43,7 +44,7 @@ pub struct BatchRow {
     pub retries: i32,
     pub ids: Vec<String>,
     pub published: bool,
-    pub due: bool,
+    pub next_at: DateTime<Utc>,
     pub error_code: Option<String>,
 }
 
@@ -172,7 +173,7 @@ impl Fixture {
 
     pub async fn batch_row(&self, batch_id: BatchId) -> Option<BatchRow> {
         sqlx::query_as(
-            "select state, attempt, retries, ids, published_at is not null as published, next_at <= now() as due, error_code
+            "select state, attempt, retries, ids, published_at is not null as published, next_at, error_code
              from batch where id = $1",
         )
         .bind(batch_id.0)

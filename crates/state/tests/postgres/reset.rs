@@ -130,7 +130,7 @@ async fn a_purge_in_chunks_leaves_nothing_of_its_own_and_everything_of_others() 
     fill(&fixture, &driven).await;
     fill(&fixture, &other).await;
     let others = rows_by_table(&fixture, other.id).await;
-    fixture.state.begin_reset(driven.id).await.unwrap();
+    let epoch = fixture.state.begin_reset(driven.id).await.unwrap();
     let purged = purge(&fixture, driven.id, 2).await;
     assert!(purged > 20);
     for (table, rows) in rows_by_table(&fixture, driven.id).await {
@@ -138,7 +138,7 @@ async fn a_purge_in_chunks_leaves_nothing_of_its_own_and_everything_of_others() 
     }
     assert_eq!(rows_by_table(&fixture, other.id).await, others);
     assert_eq!(fixture.state.blob_changes(driven.id, 9).await.unwrap().len(), 1, "to be undone first");
-    fixture.state.end_reset(driven.id).await.unwrap();
+    fixture.state.end_reset(driven.id, epoch).await.unwrap();
 
     let again = fixture.drive("clinic").await;
     assert!(again.epoch > driven.epoch);
@@ -223,7 +223,7 @@ async fn an_interrupted_reset_goes_on_in_the_same_epoch() {
     let resumed = fixture.database.unchecked().await;
     assert_eq!(resumed.begin_reset(driven.id).await.unwrap(), epoch);
     purge(&fixture, driven.id, 1000).await;
-    resumed.end_reset(driven.id).await.unwrap();
+    resumed.end_reset(driven.id, epoch).await.unwrap();
     assert_eq!(fixture.number("select count(*) from staged_update where migration_id = $1", &driven).await, 0);
     assert_eq!(fixture.state.begin_reset(driven.id).await.unwrap().0 >> 32, (epoch.0 >> 32) + 1, "the next one is another");
 }
@@ -232,13 +232,19 @@ async fn an_interrupted_reset_goes_on_in_the_same_epoch() {
 #[tokio::test]
 async fn a_reset_that_another_one_has_ended_purges_nothing_of_the_next_migration() {
     let (fixture, driven) = Fixture::with_domain().await;
-    fixture.state.begin_reset(driven.id).await.unwrap();
-    fixture.state.end_reset(driven.id).await.unwrap();
+    let epoch = fixture.state.begin_reset(driven.id).await.unwrap();
+    assert!(fixture.state.is_purging(driven.id, epoch).await.unwrap());
+    fixture.state.end_reset(driven.id, epoch).await.unwrap();
+    assert!(!fixture.state.is_purging(driven.id, epoch).await.unwrap());
     let next = fixture.drive("clinic").await;
     fixture.stage(&next, &[("f", "1-a", &["a"])]).await;
     let error = fixture.state.purge_chunk(next.id, 100).await.unwrap_err();
     assert!(matches!(error, StateError::EpochOver));
     assert_eq!(fixture.staged(&next).await, ["a/f"]);
+    // Nor does it end a reset that began after it.
+    fixture.state.begin_reset(next.id).await.unwrap();
+    fixture.state.end_reset(next.id, epoch).await.unwrap();
+    assert!(fixture.state.take_lease(next.id, "eager", LONG).await.unwrap().is_none());
 }
 
 /// A claim is given back at the very moment at which its row is purged.

@@ -78,7 +78,8 @@ async fn the_missing_list_of_a_kind_is_that_of_its_last_scan() {
     for missing in [["a", "b"], ["b", "c"]] {
         let start = Cursor::default();
         state.record_missing(&driven.lease, "missing:x", &start, kind, &[]).await.unwrap();
-        assert!(state.missing_records(driven.id, 10).await.unwrap().is_empty(), "a new scan starts with an empty list");
+        let left: Vec<String> = state.missing_records(driven.id, 10).await.unwrap().into_iter().map(|one| one.0).collect();
+        assert!(!left.contains(&kind.as_str().to_owned()), "a new scan starts with an empty list");
         state.record_missing(&driven.lease, "missing:x", &at("m", 50), kind, &strings(&missing[..1])).await.unwrap();
         let end = Cursor { complete: true, ..at("z", 99) };
         state.record_missing(&driven.lease, "missing:x", &end, kind, &strings(&missing)).await.unwrap();

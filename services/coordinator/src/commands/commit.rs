@@ -29,6 +29,8 @@ use crate::rules::{Command, Situation, allow};
 
 /// Forms of the list of late ones at most.
 const LATE_LISTED: usize = 20;
+/// Attempts to write a Domain document that others write too.
+const SWITCH_ATTEMPTS: usize = 5;
 
 /// Kinds of differences that the operator accepts.
 #[derive(Clone, Debug, Default)]
@@ -102,21 +104,22 @@ pub async fn commit(context: &Context, domain: &Domain, accepted: &Accepted, con
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     allow(Command::Commit, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
-    let migration = migration_of(context, domain).await?;
-    let held = HeldDomain::take(context, &migration).await?;
-    let result = commit_held(context, &migration, &held.lease, accepted, confirmation).await;
+    let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
+    let result = commit_held(context, &held, accepted, confirmation).await;
     held.give_back(context).await?;
     result
 }
 
 async fn commit_held(
     context: &Context,
-    migration: &Migration,
-    lease: &DriverLease,
+    held: &HeldDomain,
     accepted: &Accepted,
     confirmation: Confirmation,
 ) -> Result<Exit> {
+    let (migration, lease) = (&held.migration, &held.lease);
     let domain = &migration.domain;
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    allow(Command::Commit, Situation { migration: Some(migration), on_sql: doc.is_on_sql() })?;
     if migration.commit_step.is_none() {
         check(context, migration, accepted).await?;
         confirm(&format!("Make {domain} use SQL? This cannot be undone."), confirmation)?;
@@ -133,11 +136,13 @@ async fn commit_held(
         context.state.set_commit_step(lease, CommitStep::Fenced, None).await?;
     }
     if step < CommitStep::Switched {
-        switch(context, domain, true).await?;
+        switch_to_sql(context, lease, domain).await?;
         context.tell_hq(domain).await?;
         context.state.set_commit_step(lease, CommitStep::Switched, None).await?;
     }
     settle(context, domain).await?;
+    // The lease is checked once more before HQ lets submissions through.
+    context.state.set_commit_step(lease, CommitStep::Switched, None).await?;
     context.target.set_complete(domain, context.state.now().await?).await?;
     context.tell_hq(domain).await?;
     context.state.set_commit_step(lease, CommitStep::Done, None).await?;
@@ -174,27 +179,47 @@ async fn check(context: &Context, migration: &Migration, accepted: &Accepted) ->
     let fence = context.target.fence(domain).await?;
     if fence != Some((migration.epoch, true)) {
         return Err(Failure::new(
-            "C2S-4022",
-            format!("the target's fence of {domain} does not belong to this migration: needs_reconcile"),
-            "find out which state schema the target belongs to",
+            "C2S-4046",
+            format!("the target's fence of {domain} is not open at the epoch of this migration"),
+            "run MIGRATE again; if that says needs_reconcile, find out which state schema the target belongs to",
         ));
     }
     Ok(())
 }
 
-/// Writes the Domain document. A conflict means that HQ changed something else in it meanwhile: it is read again.
-async fn switch(context: &Context, domain: &Domain, to_sql: bool) -> Result<()> {
-    for _ in 0..5 {
+/// Writes the Domain document against the revision that is on record. When HQ has changed something else in it meanwhile,
+/// the new revision goes on record first, which only the holder of the lease can do: a command that was stopped for long
+/// and continued after an abort cannot switch the domain.
+async fn switch_to_sql(context: &Context, lease: &DriverLease, domain: &Domain) -> Result<()> {
+    for _ in 0..SWITCH_ATTEMPTS {
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
-        if doc.is_on_sql() == to_sql {
+        if doc.is_on_sql() {
             return Ok(());
         }
-        match doc.switch(&context.domains_db, to_sql).await {
+        context.state.set_commit_step(lease, CommitStep::Fenced, Some(doc.rev())).await?;
+        match doc.switch(&context.domains_db, true).await {
             Err(couch::Error::Conflict) => {}
             other => return Ok(other?),
         }
     }
-    Err(Failure::new("C2S-4043", format!("the Domain document of {domain} keeps changing"), "run COMMIT again"))
+    Err(keeps_changing(domain))
+}
+
+/// Writes the Domain document to say Couch, even if it does: its revision moves, so that a COMMIT that was stopped cannot
+/// go on with what it had read.
+async fn switch_to_couch(context: &Context, domain: &Domain) -> Result<()> {
+    for _ in 0..SWITCH_ATTEMPTS {
+        let doc = DomainDoc::read(&context.domains_db, domain).await?;
+        match doc.switch(&context.domains_db, false).await {
+            Err(couch::Error::Conflict) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(keeps_changing(domain))
+}
+
+fn keeps_changing(domain: &Domain) -> Failure {
+    Failure::new("C2S-4043", format!("the Domain document of {domain} keeps changing"), "run the command again")
 }
 
 /// HQ's processes may hold the old Domain document for a while: the progress flag blocks submissions until that is over.
@@ -244,21 +269,32 @@ pub async fn abort(context: &Context, domain: &Domain, confirmation: Confirmatio
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     allow(Command::AbortCommit, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
-    let migration = migration_of(context, domain).await?;
     confirm(&format!("Abort the COMMIT of {domain} and leave it on Couch?"), confirmation)?;
-    let held = HeldDomain::take(context, &migration).await?;
-    let result = async {
-        context.state.audit(domain, &context.operator, "COMMIT --abort", &json!({})).await?;
-        switch(context, domain, false).await?;
-        context.tell_hq(domain).await?;
-        context.target.open_fence(domain, migration.epoch).await?;
-        context.state.clear_commit(&held.lease).await?;
-        println!("{domain} stays on Couch; its migration is as it was before COMMIT.");
-        Ok(Exit::Clean)
-    }
-    .await;
+    let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
+    let result = abort_held(context, &held).await;
     held.give_back(context).await?;
     result
+}
+
+async fn abort_held(context: &Context, held: &HeldDomain) -> Result<Exit> {
+    let domain = &held.migration.domain;
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    allow(Command::AbortCommit, Situation { migration: Some(&held.migration), on_sql: doc.is_on_sql() })?;
+    // From here on HQ may have taken submissions into SQL.
+    if context.target.progress(domain).await?.status == hqsql::Status::Complete {
+        return Err(Failure::new(
+            "C2S-4047",
+            format!("HQ's progress row says that {domain} is complete: it may have taken submissions into SQL"),
+            "only forward is left: run COMMIT again",
+        ));
+    }
+    context.state.audit(domain, &context.operator, "COMMIT --abort", &json!({})).await?;
+    switch_to_couch(context, domain).await?;
+    context.tell_hq(domain).await?;
+    context.target.open_fence(domain, held.migration.epoch).await?;
+    context.state.clear_commit(&held.lease).await?;
+    println!("{domain} stays on Couch; its migration is as it was before COMMIT.");
+    Ok(Exit::Clean)
 }
 
 #[cfg(test)]

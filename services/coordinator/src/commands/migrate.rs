@@ -37,11 +37,15 @@ pub enum Wait {
 /// The refusal, or why the run failed.
 pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: CancellationToken) -> Result<Exit> {
     let started = Instant::now();
+    if wait == Wait::No && context.state.alive("serve").await? == 0 {
+        return Err(Failure::new(
+            "C2S-4008",
+            "no `coordinator serve` is running, so that nobody would drive the run",
+            "start one, or leave --detach out",
+        ));
+    }
     let run = queue(context, domain).await?;
     if wait == Wait::No {
-        if context.state.alive("serve").await? == 0 {
-            return Err(Failure::new("C2S-4008", "no `coordinator serve` is running, so that nobody would drive the run", "start one, or leave --detach out"));
-        }
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
     }

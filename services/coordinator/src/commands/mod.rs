@@ -51,6 +51,8 @@ pub enum Confirmation {
 /// Holds the domain's lease while a short command works on it.
 pub(crate) struct HeldDomain {
     pub(crate) lease: DriverLease,
+    /// The migration as it is since the lease was taken: nobody else moves it now.
+    pub(crate) migration: Migration,
     renewal: tokio::task::JoinHandle<()>,
 }
 
@@ -77,7 +79,8 @@ impl HeldDomain {
                 }
             }
         });
-        Ok(Self { lease, renewal })
+        let migration = migration_of(context, &migration.domain).await?;
+        Ok(Self { lease, migration, renewal })
     }
 
     /// Gives the lease back.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::ids::Domain;
+use state::migration::CommitStep;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +90,11 @@ pub async fn migrate_all(context: &Arc<Context>, domains: Vec<Domain>, at_once: 
 }
 
 async fn one(context: &Arc<Context>, domain: &Domain, stop: CancellationToken) -> Result<()> {
+    let found = context.state.migration(domain).await?;
+    if found.is_some_and(|migration| migration.commit_step.is_some_and(|step| step < CommitStep::Done)) {
+        commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
+        return Ok(());
+    }
     if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
         eprintln!("{domain} is on SQL already");
         return Ok(());

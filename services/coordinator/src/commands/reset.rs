@@ -5,14 +5,14 @@
 //! interrupted; running `reset` again goes on with it. Blobs are never deleted, and of blob metadata only our own changes
 //! are undone.
 
-use proto::ids::Domain;
+use proto::ids::{Domain, Epoch};
 use serde_json::json;
 use state::migration::Migration;
 
 use super::{Confirmation, confirm};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::failure::{Exit, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Situation, allow};
 
 /// Rows of one step of the purge.
@@ -25,10 +25,8 @@ const TARGET_CHUNK: usize = 5000;
 /// # Errors
 /// The refusal, or what went wrong; running it again goes on.
 pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmation) -> Result<Exit> {
-    let doc = DomainDoc::read(&context.domains_db, domain).await?;
-    let found = context.state.migration(domain).await?;
-    allow(Command::Reset, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
-    let driver = found.as_ref().and_then(|migration| migration.driver.clone());
+    let found = check(context, domain).await?;
+    let driver = found.and_then(|migration| migration.driver);
     if let Some(driver) = &driver {
         eprintln!("{domain} is being migrated by {driver}; its work ends with the reset");
     }
@@ -36,19 +34,49 @@ pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmatio
         &format!("Delete all SQL forms and cases of {domain}, and everything its migration has recorded?"),
         confirmation,
     )?;
+    // The answer may have taken long.
+    check(context, domain).await?;
     let migration = context.state.ensure_migration(domain).await?;
     context.state.audit(domain, &context.operator, "reset", &json!({ "interrupted_driver": driver })).await?;
     let epoch = context.state.begin_reset(migration.id).await?;
     eprintln!("waiting for the transactions in flight");
     context.target.close_fence(domain, epoch).await?;
     purge(context, &migration).await?;
-    if context.target.progress(domain).await?.status != hqsql::Status::NotStarted {
-        context.target.set_not_started(domain).await?;
+    if context.state.is_purging(migration.id, epoch).await? {
+        if context.target.progress(domain).await?.status != hqsql::Status::NotStarted {
+            context.target.set_not_started(domain).await?;
+        }
+        context.tell_hq(domain).await?;
+        context.state.end_reset(migration.id, epoch).await?;
     }
-    context.tell_hq(domain).await?;
-    context.state.end_reset(migration.id).await?;
     println!("{domain} was reset: no form and no case of it is left in SQL, and its migration can start anew.");
     Ok(Exit::Clean)
+}
+
+/// Everything that must be true: the domain is on Couch, whoever is asked, and what would be deleted is ours.
+async fn check(context: &Context, domain: &Domain) -> Result<Option<Migration>> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let found = context.state.migration(domain).await?;
+    allow(Command::Reset, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    let hq = context.target.progress(domain).await?.status;
+    let ours = found.as_ref().is_some_and(|migration| migration.purging || migration.status != state::Status::NotStarted);
+    if hq == hqsql::Status::Complete || (hq != hqsql::Status::NotStarted && !ours) {
+        return Err(Failure::new(
+            "C2S-4021",
+            format!("HQ's progress row of {domain} says {hq}, and no migration on record here explains it: needs_reconcile"),
+            "another tool migrates this domain, or one side was restored from a back-up; find out before you delete",
+        ));
+    }
+    let fence = context.target.fence(domain).await?;
+    let epoch = found.as_ref().map_or(Epoch(0), |migration| migration.epoch);
+    if fence.is_some_and(|(fenced, _)| fenced > epoch) {
+        return Err(Failure::new(
+            "C2S-4022",
+            format!("the target's fence of {domain} is of a later epoch than the state schema: needs_reconcile"),
+            "the state schema is older than the target: it was restored from a back-up, or this is another one",
+        ));
+    }
+    Ok(found)
 }
 
 /// Deletes the domain's rows in the target, undoes blob changes, then deletes what is on record here.

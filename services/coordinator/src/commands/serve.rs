@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service::process::serve_pages;
+use service::process::{record_metrics, serve_pages};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,8 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// The broker's and the blob store's, at the start.
 pub async fn serve(context: &Arc<Context>, stop: CancellationToken) -> Result<Exit> {
+    let metrics = record_metrics()?;
     let broker = context.broker().await?;
-    let pages = serve_pages(&context.config, &broker, stop.clone()).await?;
+    let pages = serve_pages(&context.config, metrics, &broker, stop.clone()).await?;
     let workforce = Workforce::if_in_process(context, &broker).await?;
     let id = Uuid::new_v4();
     let mut tasks: JoinSet<i64> = JoinSet::new();

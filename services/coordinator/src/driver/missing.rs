@@ -1,6 +1,8 @@
-//! The missing-document scan: the ids of every type in Couch against the ids in SQL, page by page.
+//! The last look at every document of Couch, page by page: is it in SQL, and is it still what was migrated?
 //!
-//! It shares nothing with the scan that migrated them but the view, and asks the target's tables, not our own records.
+//! It shares nothing with the scan that migrated them but the view, and asks the target's tables, not our own records. An
+//! edit, an archive or a deletion keeps the document's old date, so that no scan by date meets it: it shows here by its
+//! revision, and the document is migrated, or the case compared, again.
 
 use proto::doctype::DocType;
 use state::scan::Cursor;
@@ -8,14 +10,17 @@ use state::scan::Cursor;
 use super::scan::{advance, page_of};
 use super::{Driver, Step};
 
-pub(super) async fn find(driver: &Driver) -> Step<()> {
+/// Looks at all documents. Gives how many have changed since they were migrated or compared.
+pub(super) async fn find(driver: &Driver) -> Step<u64> {
+    let mut changed = 0;
     for doc_type in DocType::ALL {
-        find_type(driver, doc_type).await?;
+        changed += find_type(driver, doc_type).await?;
     }
-    Ok(())
+    Ok(changed)
 }
 
-async fn find_type(driver: &Driver, doc_type: DocType) -> Step<()> {
+async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
+    let mut changed = 0;
     let context = &driver.context;
     let scan = format!("missing:{doc_type}");
     context.state.restart_scan(&driver.lease, &scan).await?;
@@ -27,6 +32,7 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<()> {
         let page = context.forms_db.view_page(&request).await?;
         advance(&mut cursor, &page);
         let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
+        changed += changed_since(driver, doc_type, &ids).await?;
         let present = if doc_type.is_form() {
             context.target.existing_forms(&ids).await?
         } else {
@@ -37,5 +43,17 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<()> {
             ids.into_iter().filter(|id| present.get(id).is_none_or(|owner| owner != domain)).collect();
         context.state.record_missing(&driver.lease, &scan, &cursor, doc_type, &missing).await?;
     }
-    Ok(())
+    Ok(changed)
+}
+
+async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> Step<u64> {
+    let context = &driver.context;
+    let present = context.forms_db.all_docs_exist(ids).await?;
+    let revisions: Vec<(String, String)> = present.into_iter().filter_map(|(id, rev)| rev.map(|rev| (id, rev))).collect();
+    if doc_type == DocType::CommCareCase {
+        return Ok(context.state.rediff_changed(&driver.lease, &revisions).await?);
+    }
+    let batch = context.config.driver.form_batch;
+    let staged = context.state.requeue_changed(&driver.lease, doc_type, &revisions, batch).await?;
+    Ok(u64::try_from(staged).unwrap_or(u64::MAX))
 }

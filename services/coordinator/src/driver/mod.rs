@@ -37,6 +37,9 @@ pub(crate) use scan::{DESIGN, VIEW};
 
 /// Staged rows of one case batch at most; a case above it goes alone.
 const CASE_BATCH_WEIGHT: i64 = 4000;
+/// How often the last look may find changed documents before the run ends with what it has: submissions are blocked, so
+/// that changes come from a few operations only. Whatever is left is not diffed at its revision, and stands against COMMIT.
+const ROUNDS: usize = 5;
 /// Windows of batches that are cut ahead of the workers: enough that they never wait for a cut.
 const CUT_AHEAD: usize = 2;
 
@@ -119,6 +122,8 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     let Some(lease) = state.take_lease(migration.id, &context.name, lease_time).await? else {
         return Ok(Driven::Busy);
     };
+    // What was read before the lease may be out of date: a reset or a commit may have been in between.
+    let migration = state.ensure_migration(&run.domain).await?;
     let lost = CancellationToken::new();
     let renewal = tokio::spawn(keep_lease(state.clone(), lease.clone(), lease_time, lost.clone()));
     let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
@@ -170,8 +175,8 @@ pub async fn diff_only(
     let held = HeldDomain::take(context, migration).await?;
     let driver = Driver {
         context: Arc::clone(context),
-        dispatcher: Dispatcher::new(context.state.clone(), broker, migration.clone(), &context.config),
-        migration: migration.clone(),
+        dispatcher: Dispatcher::new(context.state.clone(), broker, held.migration.clone(), &context.config),
+        migration: held.migration.clone(),
         lease: held.lease.clone(),
         signals,
         lost: CancellationToken::new(),
@@ -266,20 +271,33 @@ impl Driver {
         state.unpark(self.migration.id).await?;
         self.scan_and_replay().await?;
         self.settle().await?;
-        self.diff().await?;
-        self.phase(Phase::Missing).await?;
-        missing::find(self).await?;
+        for _ in 0..ROUNDS {
+            self.diff().await?;
+            self.phase(Phase::Missing).await?;
+            let changed = missing::find(self).await?;
+            if changed == 0 {
+                break;
+            }
+            tracing::info!(documents = changed, "documents have changed since; they are migrated or compared again");
+            self.scan_and_replay().await?;
+        }
         self.phase(Phase::Finished).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
         Ok(crate::commands::commit::verdict(&obstacles))
     }
 
     async fn scan_and_replay(&self) -> Step<()> {
-        self.phase(Phase::Scan).await?;
         scan::reopen(self).await?;
-        self.scan().await?;
-        self.phase(Phase::Replay).await?;
-        self.replay().await
+        loop {
+            self.phase(Phase::Scan).await?;
+            self.scan().await?;
+            self.phase(Phase::Replay).await?;
+            self.replay().await?;
+            // A replay may send a form through its stage again.
+            if self.context.state.open_batches(self.migration.id, Stage::Form).await?.is_drained() {
+                return Ok(());
+            }
+        }
     }
 
     /// Scans, and dispatches what the scan has found already.
@@ -396,7 +414,7 @@ impl Driver {
     /// Publishes what is due, and takes a short breath. Whether the stage has drained.
     async fn tick(&self, stage: Stage) -> Step<bool> {
         let drained = self.dispatcher.tick(stage).await?;
-        self.pause(if drained { Duration::ZERO } else { dispatch::TICK }).await?;
+        self.pause(dispatch::TICK).await?;
         Ok(drained)
     }
 

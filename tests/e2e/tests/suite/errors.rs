@@ -36,8 +36,8 @@ async fn errors_are_one_line_and_change_nothing() -> Result<()> {
 
     let unreachable = [
         ("couch.toml", "source.url", format!("\"http://{NOWHERE}\""), "CouchDB"),
-        ("target.toml", "target.default", format!("\"postgres://nobody@{NOWHERE}/hq\""), "PostgreSQL"),
-        ("state.toml", "state.url", format!("\"postgres://nobody@{NOWHERE}/state\""), ""),
+        ("target.toml", "target.default", format!("\"postgres://nobody@{NOWHERE}/hq\""), "target database"),
+        ("state.toml", "state.url", format!("\"postgres://nobody@{NOWHERE}/state\""), "state"),
         ("broker.toml", "broker.url", format!("\"amqp://nobody@{NOWHERE}/v\""), "RabbitMQ"),
     ];
     for (file, key, value, name) in unreachable {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use e2e::load;
 use e2e::world::{Options, World};
+use generator::GeneratedDomain;
 use generator::compare::{ActualCase, compare};
 use generator::malformed::{self, Malformed, Outcome};
 use proto::topology::{DEAD_LETTER_QUEUE, Stage};
@@ -26,17 +27,14 @@ async fn load_malformed(world: &World, spoilt: &[Malformed]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> Result<()> {
-    let generated = domain("rough", 400);
+    let mut generated = domain("rough", 400);
     let options = generator::Options::new("rough", 400, 7);
     let mut spoilt = malformed::all(&options);
     spoilt.push(malformed::other_domain(&options));
     spoilt.push(malformed::empty_document(&options));
     let (foreign_case, foreign_rows) = malformed::case_of_other_domain(&options);
     spoilt.push(foreign_case);
-    // A form whose id another domain's row has in SQL already.
-    let mut taken = malformed::lost_xml(&generator::Options::new("rough", 400, 8));
-    taken.fault = "id of another domain's form";
-    taken.outcome = Outcome::Refused;
+    let taken = take_form_id(&mut generated)?;
     let taken_id = taken.form_id.clone();
     spoilt.push(taken);
 
@@ -80,6 +78,22 @@ async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> R
     let commit = world.domain("rough", "COMMIT", &[]).await?.ended_with(1);
     ensure!(commit.stderr.contains("C2S-4041") && commit.stderr.contains("with errors"), "{}", commit.told());
     world.end()
+}
+
+/// A sound form of the domain whose id a form of another domain has in SQL; it touches no case.
+fn take_form_id(generated: &mut GeneratedDomain) -> Result<Malformed> {
+    let archived = generated.model.forms.values().find(|form| form.state == 2).context("no form is archived")?;
+    let form_id = archived.form_id.clone();
+    generated.model.forms.remove(&form_id);
+    generated.model.blobmeta_after.retain(|row| row.parent_id != form_id);
+    Ok(Malformed {
+        fault: "id of another domain's form",
+        form_id,
+        docs: Vec::new(),
+        blobs: Vec::new(),
+        blobmeta: Vec::new(),
+        outcome: Outcome::Refused,
+    })
 }
 
 /// The rows are the model's, but for the forms that HQ rebuilds and the cases that these make.
