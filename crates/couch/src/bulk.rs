@@ -140,7 +140,10 @@ impl Database {
         let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
         let parts: Vec<&[&str]> = ids.chunks(at_once).collect();
         // Boxed, so that callers' futures may change threads: the compiler cannot prove it of a stream of closures.
-        let reads: Vec<_> = parts.into_iter().map(|part| self.read_part(op, below, part).boxed()).collect();
+        let reads: Vec<_> = parts
+            .into_iter()
+            .map(|part| self.read_part(op, below, part).boxed())
+            .collect();
         let read: Vec<Vec<Fetched>> = stream::iter(reads).buffered(self.parallel()).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
     }

@@ -172,7 +172,7 @@ pub const CODES: [(&str, &str); 14] = [
     ("C2S-1112", "Run the command again: it reads the document anew."),
     (
         "C2S-1113",
-        "Raise the answers, or accept that the document is not migrated.",
+        "The document is larger than this program takes; accept that it is not migrated.",
     ),
     (
         "C2S-1114",

@@ -16,7 +16,11 @@ pub(crate) fn bundle(domain: &Domain, doc_type: DocType, doc: &Doc) -> Result<Fo
     let state = doc_type.form_state().ok_or(FormFailure::Unexpected("doc_type"))?;
     let is_error = doc_type != DocType::XFormInstance;
     let processed = doc_type == DocType::XFormInstance;
-    let (xmlns, user_id) = if processed { from_form(doc)? } else { from_document(doc)? };
+    let (xmlns, user_id) = if processed {
+        from_form(doc)?
+    } else {
+        from_document(doc)?
+    };
     let form = FormRow {
         form_id: text(doc, "_id")?.ok_or(FormFailure::Absent("_id"))?,
         domain: domain.as_str().to_owned(),
@@ -43,7 +47,10 @@ pub(crate) fn bundle(domain: &Domain, doc_type: DocType, doc: &Doc) -> Result<Fo
         // Absent and null mean complete.
         initial_processing_complete: flag(doc, "initial_processing_complete")?.unwrap_or(true),
     };
-    Ok(FormBundle { form, operations: operations(doc)? })
+    Ok(FormBundle {
+        form,
+        operations: operations(doc)?,
+    })
 }
 
 /// `xmlns` and user of a processed form: from the form JSON.
@@ -150,11 +157,26 @@ mod tests {
     #[test]
     fn absent_and_null_processing_flags_count_as_complete() {
         let mut doc = minimal();
-        assert!(rows(DocType::XFormInstance, &doc).unwrap().form.initial_processing_complete);
+        assert!(
+            rows(DocType::XFormInstance, &doc)
+                .unwrap()
+                .form
+                .initial_processing_complete
+        );
         doc["initial_processing_complete"] = Value::Null;
-        assert!(rows(DocType::XFormInstance, &doc).unwrap().form.initial_processing_complete);
+        assert!(
+            rows(DocType::XFormInstance, &doc)
+                .unwrap()
+                .form
+                .initial_processing_complete
+        );
         doc["initial_processing_complete"] = json!(false);
-        assert!(!rows(DocType::XFormInstance, &doc).unwrap().form.initial_processing_complete);
+        assert!(
+            !rows(DocType::XFormInstance, &doc)
+                .unwrap()
+                .form
+                .initial_processing_complete
+        );
     }
 
     #[test]
@@ -165,7 +187,10 @@ mod tests {
         let normal = rows(DocType::XFormInstance, &doc).unwrap().form;
         assert_eq!((normal.problem, normal.orig_id), (None, None));
         let error = rows(DocType::XFormError, &doc).unwrap().form;
-        assert_eq!((error.problem.as_deref(), error.orig_id.as_deref()), (Some("broken"), Some("o")));
+        assert_eq!(
+            (error.problem.as_deref(), error.orig_id.as_deref()),
+            (Some("broken"), Some("o"))
+        );
         assert_eq!(error.state, 16);
     }
 
@@ -174,10 +199,19 @@ mod tests {
         let mut doc = minimal();
         doc["edited_on"] = json!("2019-04-01T00:00:00Z");
         doc["deprecated_date"] = json!("2019-05-01T00:00:00Z");
-        assert_eq!(rows(DocType::XFormDeprecated, &doc).unwrap().form.edited_on, dates::parse("2019-05-01T00:00:00Z"));
-        assert_eq!(rows(DocType::XFormInstance, &doc).unwrap().form.edited_on, dates::parse("2019-04-01T00:00:00Z"));
+        assert_eq!(
+            rows(DocType::XFormDeprecated, &doc).unwrap().form.edited_on,
+            dates::parse("2019-05-01T00:00:00Z")
+        );
+        assert_eq!(
+            rows(DocType::XFormInstance, &doc).unwrap().form.edited_on,
+            dates::parse("2019-04-01T00:00:00Z")
+        );
         doc.as_object_mut().unwrap().remove("deprecated_date");
-        assert_eq!(rows(DocType::XFormDeprecated, &doc).unwrap().form.edited_on, dates::parse("2019-04-01T00:00:00Z"));
+        assert_eq!(
+            rows(DocType::XFormDeprecated, &doc).unwrap().form.edited_on,
+            dates::parse("2019-04-01T00:00:00Z")
+        );
     }
 
     #[test]
@@ -186,16 +220,25 @@ mod tests {
         doc["xmlns"] = json!("http://document");
         doc["form"] = json!({"@xmlns": "http://form", "meta": {"userID": "u1"}});
         let normal = rows(DocType::XFormInstance, &doc).unwrap().form;
-        assert_eq!((normal.xmlns.as_str(), normal.user_id.as_deref()), ("http://form", Some("u1")));
+        assert_eq!(
+            (normal.xmlns.as_str(), normal.user_id.as_deref()),
+            ("http://form", Some("u1"))
+        );
         let archived = rows(DocType::XFormArchived, &doc).unwrap().form;
-        assert_eq!((archived.xmlns.as_str(), archived.user_id.as_deref()), ("http://document", Some("u1")));
+        assert_eq!(
+            (archived.xmlns.as_str(), archived.user_id.as_deref()),
+            ("http://document", Some("u1"))
+        );
     }
 
     #[test]
     fn history_becomes_operations_and_odd_documents_are_refused() {
         let mut doc = minimal();
         doc["history"] = json!([{"doc_type": "XFormOperation", "user": "u", "date": "2019-04-01T00:00:00Z", "operation": "archive"}]);
-        assert_eq!(rows(DocType::XFormArchived, &doc).unwrap().operations[0].operation, "archive");
+        assert_eq!(
+            rows(DocType::XFormArchived, &doc).unwrap().operations[0].operation,
+            "archive"
+        );
         for (key, value, code) in [
             ("history", json!("x"), "C2S-2303"),
             ("received_on", Value::Null, "C2S-2302"),

@@ -6,13 +6,18 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 /// `YYYY-MM-DDTHH:MM:SS+00:00Z` that some old documents hold. Anything else is `None`.
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     let plain = text.strip_suffix('Z')?;
-    let plain = plain.strip_suffix("+00:00").filter(|rest| !rest.contains('.')).unwrap_or(plain);
+    let plain = plain
+        .strip_suffix("+00:00")
+        .filter(|rest| !rest.contains('.'))
+        .unwrap_or(plain);
     if let Some((_, fraction)) = plain.split_once('.')
         && !(1..=6).contains(&fraction.len())
     {
         return None;
     }
-    NaiveDateTime::parse_from_str(plain, "%Y-%m-%dT%H:%M:%S%.f").ok().map(|naive| naive.and_utc())
+    NaiveDateTime::parse_from_str(plain, "%Y-%m-%dT%H:%M:%S%.f")
+        .ok()
+        .map(|naive| naive.and_utc())
 }
 
 #[cfg(test)]
@@ -32,7 +37,15 @@ mod tests {
             assert_eq!(read.timestamp(), 1_551_514_500, "{text}");
             assert_eq!(read.timestamp_subsec_micros(), micros, "{text}");
         }
-        for text in ["", "2019-03-02", "2019-03-02T08:15:00", "2019-03-02T08:15:00.1234567Z", "2019-03-02T08:15:00.5+00:00Z", "2019-13-02T08:15:00Z", "2019-03-02T08:15:00.Z"] {
+        for text in [
+            "",
+            "2019-03-02",
+            "2019-03-02T08:15:00",
+            "2019-03-02T08:15:00.1234567Z",
+            "2019-03-02T08:15:00.5+00:00Z",
+            "2019-13-02T08:15:00Z",
+            "2019-03-02T08:15:00.Z",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

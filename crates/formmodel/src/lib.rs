@@ -140,7 +140,16 @@ fn add_effects(migrated: &mut MigratedForm, attachments: Vec<AttachmentFacts>) -
     migrated.has_ledgers = xform::has_ledgers(&migrated.body);
     migrated.cases = updates
         .into_iter()
-        .map(|(case_id, updates)| (case_id, FormEffects { form: facts.clone(), updates, ledgers: Vec::new() }))
+        .map(|(case_id, updates)| {
+            (
+                case_id,
+                FormEffects {
+                    form: facts.clone(),
+                    updates,
+                    ledgers: Vec::new(),
+                },
+            )
+        })
         .collect();
     Ok(())
 }

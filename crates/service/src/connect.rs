@@ -29,7 +29,10 @@ pub fn state_config(config: &Config) -> StateConfig {
 /// HQ's databases.
 pub fn target_config(config: &Config) -> TargetConfig {
     let target = &config.target;
-    let connection = |url: &url::Url, password| ConnectionConfig { url: url.to_string(), password };
+    let connection = |url: &url::Url, password| ConnectionConfig {
+        url: url.to_string(),
+        password,
+    };
     let mut result = TargetConfig::new(connection(&target.default, target.password.clone()));
     result.shard_count = target.shard_count;
     result.shards = target
@@ -69,9 +72,14 @@ pub fn couch_config(config: &Config) -> CouchConfig {
 pub async fn blob_store(config: &Config) -> Result<BlobStore, blobs::Error> {
     let settings = &config.blobs;
     let location = match settings.kind {
-        BlobsKind::Fs => BlobLocation::Fs { path: settings.path.clone().unwrap_or_default() },
+        BlobsKind::Fs => BlobLocation::Fs {
+            path: settings.path.clone().unwrap_or_default(),
+        },
         BlobsKind::S3 => BlobLocation::S3(S3Config {
-            endpoint: settings.endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            endpoint: settings
+                .endpoint
+                .as_ref()
+                .map(|url| url.as_str().trim_end_matches('/').to_owned()),
             region: settings.region.clone(),
             access_key: settings.access_key.clone(),
             secret: settings.secret_key.clone(),

@@ -34,7 +34,10 @@ pub struct StartFailure {
 impl StartFailure {
     /// From an error with its code.
     pub fn new(code: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { code, message: chain(error) }
+        Self {
+            code,
+            message: chain(error),
+        }
     }
 
     /// Stable code.
@@ -101,7 +104,10 @@ where
 /// A command's own output is what its operator wants to read.
 fn quieten(config: &mut Config) {
     let is_set = |key: &str| {
-        config.describe().iter().any(|value| value.key == key && value.origin != Origin::Default)
+        config
+            .describe()
+            .iter()
+            .any(|value| value.key == key && value.origin != Origin::Default)
     };
     let (filter_is_set, format_is_set) = (is_set("telemetry.log_filter"), is_set("telemetry.log_format"));
     if !filter_is_set {
@@ -137,7 +143,11 @@ pub async fn serve_pages(
 ) -> Result<http::Server, StartFailure> {
     let watched = Arc::clone(broker);
     let health = Health::new().ready_when("broker", move || {
-        if watched.is_connected() { Ok(()) } else { Err("no connection".to_owned()) }
+        if watched.is_connected() {
+            Ok(())
+        } else {
+            Err("no connection".to_owned())
+        }
     });
     let router = http::router(metrics.clone(), health);
     http::serve(config.telemetry.listen, metrics, router, stop)
@@ -147,10 +157,16 @@ pub async fn serve_pages(
 
 /// Who runs this process.
 pub fn operator() -> Operator {
-    let who = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
+    let who = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| "unknown".to_owned());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned());
-    Operator { who, host, pid: i32::try_from(std::process::id()).unwrap_or(0) }
+    Operator {
+        who,
+        host,
+        pid: i32::try_from(std::process::id()).unwrap_or(0),
+    }
 }
 
 /// Command line of a worker.
@@ -167,7 +183,10 @@ where
     F: FnOnce(Arc<Config>, State, Target) -> Fut,
     Fut: Future<Output = Result<Arc<dyn BatchHandler>, StartFailure>>,
 {
-    let command = <WorkerArgs as clap::CommandFactory>::command().name(name).about(about).version(env!("CARGO_PKG_VERSION"));
+    let command = <WorkerArgs as clap::CommandFactory>::command()
+        .name(name)
+        .about(about)
+        .version(env!("CARGO_PKG_VERSION"));
     let args = match <WorkerArgs as clap::FromArgMatches>::from_arg_matches(&command.get_matches()) {
         Ok(args) => args,
         Err(error) => error.exit(),
@@ -180,7 +199,12 @@ where
     })
 }
 
-async fn work<F, Fut>(name: &'static str, config: Arc<Config>, make: F, stop: CancellationToken) -> Result<(), StartFailure>
+async fn work<F, Fut>(
+    name: &'static str,
+    config: Arc<Config>,
+    make: F,
+    stop: CancellationToken,
+) -> Result<(), StartFailure>
 where
     F: FnOnce(Arc<Config>, State, Target) -> Fut,
     Fut: Future<Output = Result<Arc<dyn BatchHandler>, StartFailure>>,
@@ -188,8 +212,12 @@ where
     let operator = operator();
     let process = format!("{name}@{} pid {}", operator.host, operator.pid);
     if connect::is_in_process(&config) {
-        let message = "broker.url is memory:, which no other process can reach; use `coordinator standalone`".to_owned();
-        return Err(StartFailure { code: "C2S-0114", message });
+        let message =
+            "broker.url is memory:, which no other process can reach; use `coordinator standalone`".to_owned();
+        return Err(StartFailure {
+            code: "C2S-0114",
+            message,
+        });
     }
     let state = State::connect(&connect::state_config(&config))
         .await
@@ -200,14 +228,20 @@ where
     let metrics = record_metrics()?;
     let settings =
         connect::broker_config(&config, &process).map_err(|error| StartFailure::new(error.code(), &error))?;
-    let broker = broker::connect(&settings).await.map_err(|error| StartFailure::new(error.code(), &error))?;
+    let broker = broker::connect(&settings)
+        .await
+        .map_err(|error| StartFailure::new(error.code(), &error))?;
     let pages = serve_pages(&config, metrics, &broker, stop.clone()).await?;
     let handler = make(Arc::clone(&config), state.clone(), target).await?;
     let options = WorkerOptions::of(&config, &process);
 
     let id = Uuid::new_v4();
     let beating = tokio::spawn(beat(state.clone(), id, name, operator));
-    tracing::info!(stage = handler.stage().as_str(), concurrency = options.concurrency, "working");
+    tracing::info!(
+        stage = handler.stage().as_str(),
+        concurrency = options.concurrency,
+        "working"
+    );
     let ended = worker::run(state.clone(), Arc::clone(&broker), handler, options, stop.clone()).await;
     beating.abort();
     // Nothing depends on it: a process that is silent is forgotten by itself.

@@ -51,12 +51,20 @@ pub struct BatchFailure {
 impl BatchFailure {
     /// From an error with its code and kind.
     pub fn new(kind: FailureKind, code: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { kind, code, message: chain(error) }
+        Self {
+            kind,
+            code,
+            message: chain(error),
+        }
     }
 
     /// A result of the pure rules that contradicts itself: a defect of ours, never the operator's.
     pub fn defect(what: &str) -> Self {
-        Self { kind: FailureKind::Document, code: "C2S-3002", message: format!("internal error: {what}") }
+        Self {
+            kind: FailureKind::Document,
+            code: "C2S-3002",
+            message: format!("internal error: {what}"),
+        }
     }
 }
 
@@ -181,7 +189,12 @@ pub async fn run(
     let permits = Arc::new(Semaphore::new(options.concurrency));
     let mut consumer = broker.consume(handler.stage(), options.prefetch).await?;
     let grace = options.shutdown_grace;
-    let shared = Arc::new(Loop { state, handler, options, give_up: CancellationToken::new() });
+    let shared = Arc::new(Loop {
+        state,
+        handler,
+        options,
+        give_up: CancellationToken::new(),
+    });
     let tasks = TaskTracker::new();
     loop {
         let permit = tokio::select! {
@@ -296,18 +309,30 @@ impl Loop {
     async fn record(&self, claim: &Claim, failure: &BatchFailure) -> Result<&'static str, state::StateError> {
         match failure.kind {
             FailureKind::Lost => {
-                tracing::info!(code = failure.code, "the batch is not ours any more: {}", failure.message);
+                tracing::info!(
+                    code = failure.code,
+                    "the batch is not ours any more: {}",
+                    failure.message
+                );
                 Ok("lost")
             }
             FailureKind::Transient => {
-                tracing::warn!(code = failure.code, "the batch will be tried again: {}", failure.message);
-                self.state.retry_later(claim, failure.code, &failure.message, LONGEST_RETRY).await?;
+                tracing::warn!(
+                    code = failure.code,
+                    "the batch will be tried again: {}",
+                    failure.message
+                );
+                self.state
+                    .retry_later(claim, failure.code, &failure.message, LONGEST_RETRY)
+                    .await?;
                 Ok("retry")
             }
             FailureKind::Document => {
                 tracing::error!(code = failure.code, "the batch failed: {}", failure.message);
-                let after =
-                    self.state.fail_claim(claim, failure.code, &failure.message, self.options.max_attempts).await?;
+                let after = self
+                    .state
+                    .fail_claim(claim, failure.code, &failure.message, self.options.max_attempts)
+                    .await?;
                 Ok(match after {
                     AfterFailure::Again => "failed",
                     AfterFailure::Split => "split",
@@ -327,7 +352,9 @@ impl Loop {
             match self.state.renew_claim(claim, self.options.lease).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == state::Kind::Lost => return,
-                Err(error) => tracing::warn!(code = error.code(), error = %chain(&error), "the claim could not be renewed"),
+                Err(error) => {
+                    tracing::warn!(code = error.code(), error = %chain(&error), "the claim could not be renewed")
+                }
             }
         }
     }

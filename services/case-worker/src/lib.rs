@@ -44,8 +44,11 @@ impl CaseHandler {
         tx.lock_buckets(&claim.domain, &buckets).await?;
         let inputs = self.state.case_inputs(claim, &case_ids).await?;
         let owners = tx.case_owners(&case_ids).await?;
-        let foreign: Vec<String> =
-            owners.into_iter().filter(|(_, owner)| owner != claim.domain.as_str()).map(|(id, _)| id).collect();
+        let foreign: Vec<String> = owners
+            .into_iter()
+            .filter(|(_, owner)| owner != claim.domain.as_str())
+            .map(|(id, _)| id)
+            .collect();
         let dirty = inputs.dirty.clone();
         let outcome = self.replay(claim, case_ids, inputs, foreign).await?;
         self.write(claim, tx, &outcome).await?;
@@ -85,7 +88,10 @@ impl CaseHandler {
     async fn remove_forms(&self, claim: &Claim, verdicts: &[Verdict]) -> Result<(), BatchFailure> {
         let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
         for verdict in verdicts {
-            by_shard.entry(self.target.shard_of(&verdict.form_id)).or_default().push(verdict.form_id.clone());
+            by_shard
+                .entry(self.target.shard_of(&verdict.form_id))
+                .or_default()
+                .push(verdict.form_id.clone());
         }
         for (shard, form_ids) in by_shard {
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
@@ -105,7 +111,10 @@ impl BatchHandler for CaseHandler {
     async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
         let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
         for case_id in &claim.ids {
-            by_shard.entry(self.target.shard_of(case_id)).or_default().push(case_id.clone());
+            by_shard
+                .entry(self.target.shard_of(case_id))
+                .or_default()
+                .push(case_id.clone());
         }
         let mut results = CaseResults::default();
         let mut dirty = Vec::new();

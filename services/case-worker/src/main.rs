@@ -8,7 +8,9 @@ use service::process::run_worker;
 use service::worker::BatchHandler;
 
 fn main() -> ExitCode {
-    run_worker("case-worker", "Replays cases from what was staged.", |_, state, target| async move {
-        Ok(Arc::new(CaseHandler::new(state, target)) as Arc<dyn BatchHandler>)
-    })
+    run_worker(
+        "case-worker",
+        "Replays cases from what was staged.",
+        |_, state, target| async move { Ok(Arc::new(CaseHandler::new(state, target)) as Arc<dyn BatchHandler>) },
+    )
 }

@@ -48,7 +48,12 @@ pub(crate) fn replay_batch(
         let inputs = by_case.remove(case_id).unwrap_or_default();
         if foreign.contains(case_id.as_str()) {
             for effects in &inputs.forms {
-                refuse(&mut refused, effects.form.form_id.as_str(), case_id, RejectReason::ForeignCase);
+                refuse(
+                    &mut refused,
+                    effects.form.form_id.as_str(),
+                    case_id,
+                    RejectReason::ForeignCase,
+                );
             }
             continue;
         }
@@ -57,7 +62,9 @@ pub(crate) fn replay_batch(
             case_id: &CaseId::new(case_id.clone()),
             forms: inputs.forms,
             events: inputs.events,
-            options: Options { case_attachments: options.case_attachments },
+            options: Options {
+                case_attachments: options.case_attachments,
+            },
             mode: Mode::AsProcessed,
         });
         for (form_id, reason) in &replayed.rejected {
@@ -106,7 +113,9 @@ fn refuse(refused: &mut BTreeMap<String, Verdict>, form_id: &str, case_id: &str,
 
 fn describe(reason: RejectReason) -> &'static str {
     match reason {
-        RejectReason::ForeignCase => "the case belongs to another domain, or a form uses its ledgers before any form creates it",
+        RejectReason::ForeignCase => {
+            "the case belongs to another domain, or a form uses its ledgers before any form creates it"
+        }
         RejectReason::NoOwner => "neither the block nor the form names a user, so that the case would have no owner",
         RejectReason::BadOpenedOn => "date_opened cannot be read as a date",
         RejectReason::AttachmentNotFound => "the case attachment's source is not an attachment of the form",
@@ -119,7 +128,8 @@ fn describe(reason: RejectReason) -> &'static str {
 fn decode(inputs: CaseInputs) -> Result<HashMap<String, Inputs>, BatchFailure> {
     let mut by_case: HashMap<String, Inputs> = HashMap::new();
     for (case_id, _, payload) in inputs.staged {
-        let effects = rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a staged effect cannot be read"))?;
+        let effects =
+            rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a staged effect cannot be read"))?;
         by_case.entry(case_id).or_default().forms.push(effects);
     }
     for (case_id, payload) in inputs.events {

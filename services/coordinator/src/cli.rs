@@ -20,7 +20,12 @@ use crate::failure::{Exit, Failure, Result};
 
 /// Moves CommCare HQ domains from CouchDB to PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(name = "coordinator", version, about, after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain MIGRATE\n\nExit status: 0 clean, 1 differences or refusal, 2 misuse, 130 stopped.")]
+#[command(
+    name = "coordinator",
+    version,
+    about,
+    after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain MIGRATE\n\nExit status: 0 clean, 1 differences or refusal, 2 misuse, 130 stopped."
+)]
 pub struct Cli {
     /// Configuration file; else $COUCH_SQL_CONFIG, else ./couch-sql.toml.
     #[arg(long, global = true, value_name = "FILE")]
@@ -43,13 +48,22 @@ pub enum Command {
         action: ConfigAction,
     },
     /// Migrate one domain, or see how it stands.
-    #[command(name = "migrate_domain_from_couch_to_sql", after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain stats")]
+    #[command(
+        name = "migrate_domain_from_couch_to_sql",
+        after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain stats"
+    )]
     MigrateDomain(MigrateArgs),
     /// Migrate the domains of a list, several at a time; commit those that are clean, reset the others.
-    #[command(name = "migrate_multiple_domains_from_couch_to_sql", after_help = "Example:\n  coordinator migrate_multiple_domains_from_couch_to_sql domain-list.txt")]
+    #[command(
+        name = "migrate_multiple_domains_from_couch_to_sql",
+        after_help = "Example:\n  coordinator migrate_multiple_domains_from_couch_to_sql domain-list.txt"
+    )]
     MigrateMultiple(MultipleArgs),
     /// Show recorded differences, or compare cases again.
-    #[command(name = "couch_sql_diff", after_help = "Example:\n  coordinator couch_sql_diff my-domain show --select=CommCareCase --csv")]
+    #[command(
+        name = "couch_sql_diff",
+        after_help = "Example:\n  coordinator couch_sql_diff my-domain show --select=CommCareCase --csv"
+    )]
     CouchSqlDiff(DiffArgs),
     /// Stop the run of a domain, after the batches in flight.
     Stop {
@@ -189,10 +203,16 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
     match cli.command {
         Command::Init(args) if args.print_grants => Ok(init::grants(&config)),
         Command::Init(args) => {
-            let tables = if args.create_target { TargetTables::Create } else { TargetTables::AsFound };
+            let tables = if args.create_target {
+                TargetTables::Create
+            } else {
+                TargetTables::AsFound
+            };
             init::init(&config, tables).await
         }
-        Command::Config { action: ConfigAction::Check } => init::check(&config).await,
+        Command::Config {
+            action: ConfigAction::Check,
+        } => init::check(&config).await,
         Command::MigrateDomain(args) => migrate_domain(&Context::connect(config).await?, &args, stop).await,
         Command::MigrateMultiple(args) => {
             state_dir(args.state_dir.as_ref());
@@ -204,7 +224,9 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
         Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
         Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
         Command::Standalone => {
-            config.broker.url = "memory:".parse().map_err(|_| Failure::new("C2S-0110", "no in-process broker", ""))?;
+            config.broker.url = "memory:"
+                .parse()
+                .map_err(|_| Failure::new("C2S-0110", "no in-process broker", ""))?;
             serve::serve(&Context::connect(config).await?, stop).await
         }
     }
@@ -213,7 +235,11 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
 async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: CancellationToken) -> Result<Exit> {
     state_dir(args.state_dir.as_ref());
     let domain = Domain::new(args.domain.clone());
-    let confirmation = if args.no_input { Confirmation::Given } else { Confirmation::Needed };
+    let confirmation = if args.no_input {
+        Confirmation::Given
+    } else {
+        Confirmation::Needed
+    };
     match args.action {
         Action::Migrate => {
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
@@ -259,7 +285,11 @@ async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) 
     let domain = Domain::new(args.domain.clone());
     match args.action {
         DiffAction::Show => {
-            let table = if args.changes { RecordTable::Changes } else { RecordTable::Diffs };
+            let table = if args.changes {
+                RecordTable::Changes
+            } else {
+                RecordTable::Diffs
+            };
             let output = match (args.csv, args.json) {
                 (true, _) => Output::Csv,
                 (_, true) => Output::Json,
@@ -270,7 +300,11 @@ async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) 
         }
         DiffAction::Cases => {
             if args.csv || args.changes || args.json {
-                return Err(Failure::new("C2S-0111", "--csv, --json and --changes belong to `show`", "leave them out"));
+                return Err(Failure::new(
+                    "C2S-0111",
+                    "--csv, --json and --changes belong to `show`",
+                    "leave them out",
+                ));
             }
             couch_sql_diff::cases(context, &domain, &Cases::parse(args.select.as_deref())?, stop).await
         }

@@ -50,12 +50,28 @@ impl Context {
         let domains_db = couch.database(&config.source.domains_db);
         let operator = operator();
         let name = format!("{}@{} pid {}", operator.who, operator.host, operator.pid);
-        Ok(Arc::new(Self { config, state, target, couch, forms_db, domains_db, operator, name }))
+        Ok(Arc::new(Self {
+            config,
+            state,
+            target,
+            couch,
+            forms_db,
+            domains_db,
+            operator,
+            name,
+        }))
     }
 
     /// Options of a domain as the configuration has them now.
     pub fn domain_options(&self, domain: &Domain) -> DomainOptions {
-        DomainOptions { case_attachments: self.config.domains.case_attachments.iter().any(|name| name == domain.as_str()) }
+        DomainOptions {
+            case_attachments: self
+                .config
+                .domains
+                .case_attachments
+                .iter()
+                .any(|name| name == domain.as_str()),
+        }
     }
 
     /// Connects to the broker.
@@ -72,7 +88,9 @@ impl Context {
     /// `C2S-4030` when the hook fails.
     pub async fn tell_hq(&self, domain: &Domain) -> Result<()> {
         let hook = self.config.hq.cache_hook.as_deref().unwrap_or_default();
-        let Some((program, arguments)) = hook.split_first() else { return Ok(()) };
+        let Some((program, arguments)) = hook.split_first() else {
+            return Ok(());
+        };
         let status = tokio::process::Command::new(program)
             .args(arguments)
             .arg(domain.as_str())

@@ -47,7 +47,11 @@ impl ProgressDisplay {
 
 async fn show(context: Arc<Context>, migration: Migration, stop: CancellationToken) {
     let terminal = std::io::stderr().is_terminal();
-    let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar = if terminal {
+        ProgressBar::new_spinner()
+    } else {
+        ProgressBar::hidden()
+    };
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
         bar.set_style(style);
     }
@@ -60,7 +64,9 @@ async fn show(context: Arc<Context>, migration: Migration, stop: CancellationTok
         }
         let now = context.state.migration(&migration.domain).await;
         let progress = context.state.progress(migration.id).await;
-        let (Ok(Some(now)), Ok(progress)) = (now, progress) else { continue };
+        let (Ok(Some(now)), Ok(progress)) = (now, progress) else {
+            continue;
+        };
         let line = line(&now, &progress, rate.per_second(now.phase, &progress));
         if terminal {
             bar.set_message(line);
@@ -95,7 +101,11 @@ struct Rate {
 
 impl Rate {
     fn new() -> Self {
-        Self { phase: None, since: Instant::now(), at_start: 0 }
+        Self {
+            phase: None,
+            since: Instant::now(),
+            at_start: 0,
+        }
     }
 
     fn per_second(&mut self, phase: Phase, progress: &Progress) -> f64 {
@@ -105,7 +115,11 @@ impl Rate {
             _ => progress.staged,
         };
         if self.phase != Some(phase) {
-            *self = Self { phase: Some(phase), since: Instant::now(), at_start: done };
+            *self = Self {
+                phase: Some(phase),
+                since: Instant::now(),
+                at_start: done,
+            };
         }
         let seconds = self.since.elapsed().as_secs_f64();
         let counted = f64::from(u32::try_from(done - self.at_start).unwrap_or(0));

@@ -38,7 +38,10 @@ impl DomainDoc {
         let unknown = || {
             Failure::new(
                 "C2S-4010",
-                format!("there is no domain {domain} in the Couch database {}", domains_db.name()),
+                format!(
+                    "there is no domain {domain} in the Couch database {}",
+                    domains_db.name()
+                ),
                 "check the name",
             )
         };
@@ -56,7 +59,10 @@ impl DomainDoc {
 
     /// Whether the domain is on SQL.
     pub fn is_on_sql(&self) -> bool {
-        self.doc.get("use_sql_backend").and_then(Value::as_bool).unwrap_or(false)
+        self.doc
+            .get("use_sql_backend")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
     }
 
     /// The document's revision.

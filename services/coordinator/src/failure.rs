@@ -40,14 +40,22 @@ pub struct Failure {
 impl Failure {
     /// A failure.
     pub fn new(code: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, what: what.into(), remedy: remedy.into() }
+        Self {
+            code,
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.what)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, " — {}", self.remedy) }
+        if self.remedy.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " — {}", self.remedy)
+        }
     }
 }
 

@@ -9,7 +9,11 @@ use service::process::{self, Life};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let life = if matches!(cli.command, Command::Serve | Command::Standalone) { Life::Service } else { Life::Command };
+    let life = if matches!(cli.command, Command::Serve | Command::Standalone) {
+        Life::Service
+    } else {
+        Life::Command
+    };
     let file = cli.config.clone();
     process::run("coordinator", file.as_deref(), life, |config, stop| async move {
         let ended: Result<_, Failure> = cli::run(cli, config, stop).await;

@@ -34,7 +34,9 @@ pub struct Situation<'a> {
 /// # Errors
 /// The refusal, with what to do instead.
 pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> {
-    let status = situation.migration.map_or(Status::NotStarted, |migration| migration.status);
+    let status = situation
+        .migration
+        .map_or(Status::NotStarted, |migration| migration.status);
     let step = situation.migration.and_then(|migration| migration.commit_step);
     let purging = situation.migration.is_some_and(|migration| migration.purging);
     // A commit that was interrupted after the switch must be allowed to go on, and only that.
@@ -47,23 +49,39 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
         ));
     }
     if status == Status::Complete || (situation.on_sql && !commit_is_open) {
-        return Err(Failure::new("C2S-4002", "the domain is on SQL already", "there is nothing to migrate, and nothing that may be reset"));
+        return Err(Failure::new(
+            "C2S-4002",
+            "the domain is on SQL already",
+            "there is nothing to migrate, and nothing that may be reset",
+        ));
     }
     if purging && command != Command::Reset {
-        return Err(Failure::new("C2S-4003", "a reset of this domain was interrupted", "run reset again to finish it"));
+        return Err(Failure::new(
+            "C2S-4003",
+            "a reset of this domain was interrupted",
+            "run reset again to finish it",
+        ));
     }
     match (command, status) {
         (Command::Migrate | Command::Reset, _) => Ok(()),
         (Command::AbortCommit, _) if commit_is_open => Ok(()),
-        (Command::AbortCommit, _) => Err(Failure::new("C2S-4004", "no COMMIT of this domain has begun", "there is nothing to abort")),
+        (Command::AbortCommit, _) => Err(Failure::new(
+            "C2S-4004",
+            "no COMMIT of this domain has begun",
+            "there is nothing to abort",
+        )),
         (Command::Commit, Status::InProgress) => Ok(()),
-        (Command::Commit, Status::DryRun) => {
-            Err(Failure::new("C2S-4005", "the migration is live", "it was started by another version, which must finish it"))
-        }
+        (Command::Commit, Status::DryRun) => Err(Failure::new(
+            "C2S-4005",
+            "the migration is live",
+            "it was started by another version, which must finish it",
+        )),
         (Command::DiffCases, Status::InProgress | Status::DryRun) => Ok(()),
-        (Command::Commit | Command::DiffCases, _) => {
-            Err(Failure::new("C2S-4006", "the domain is not being migrated", "start with MIGRATE"))
-        }
+        (Command::Commit | Command::DiffCases, _) => Err(Failure::new(
+            "C2S-4006",
+            "the domain is not being migrated",
+            "start with MIGRATE",
+        )),
     }
 }
 
@@ -97,25 +115,143 @@ mod tests {
     fn commands_by_state() {
         use Command::{AbortCommit, Commit, DiffCases, Migrate, Reset};
         let cases = [
-            (Status::NotStarted, None, false, false, [(Migrate, None), (Reset, None), (Commit, Some("C2S-4006")), (DiffCases, Some("C2S-4006"))]),
-            (Status::InProgress, None, false, false, [(Migrate, None), (Reset, None), (Commit, None), (AbortCommit, Some("C2S-4004"))]),
-            (Status::DryRun, None, false, false, [(Migrate, None), (Reset, None), (Commit, Some("C2S-4005")), (DiffCases, None)]),
+            (
+                Status::NotStarted,
+                None,
+                false,
+                false,
+                [
+                    (Migrate, None),
+                    (Reset, None),
+                    (Commit, Some("C2S-4006")),
+                    (DiffCases, Some("C2S-4006")),
+                ],
+            ),
+            (
+                Status::InProgress,
+                None,
+                false,
+                false,
+                [
+                    (Migrate, None),
+                    (Reset, None),
+                    (Commit, None),
+                    (AbortCommit, Some("C2S-4004")),
+                ],
+            ),
+            (
+                Status::DryRun,
+                None,
+                false,
+                false,
+                [
+                    (Migrate, None),
+                    (Reset, None),
+                    (Commit, Some("C2S-4005")),
+                    (DiffCases, None),
+                ],
+            ),
             // The domain is on SQL: nothing may touch it.
-            (Status::Complete, Some(CommitStep::Done), true, false, [(Migrate, Some("C2S-4002")), (Reset, Some("C2S-4002")), (Commit, Some("C2S-4002")), (DiffCases, Some("C2S-4002"))]),
-            (Status::NotStarted, None, true, false, [(Migrate, Some("C2S-4002")), (Reset, Some("C2S-4002")), (Commit, Some("C2S-4002")), (DiffCases, Some("C2S-4002"))]),
+            (
+                Status::Complete,
+                Some(CommitStep::Done),
+                true,
+                false,
+                [
+                    (Migrate, Some("C2S-4002")),
+                    (Reset, Some("C2S-4002")),
+                    (Commit, Some("C2S-4002")),
+                    (DiffCases, Some("C2S-4002")),
+                ],
+            ),
+            (
+                Status::NotStarted,
+                None,
+                true,
+                false,
+                [
+                    (Migrate, Some("C2S-4002")),
+                    (Reset, Some("C2S-4002")),
+                    (Commit, Some("C2S-4002")),
+                    (DiffCases, Some("C2S-4002")),
+                ],
+            ),
             // A commit was interrupted, before and after the switch: forward or abort.
-            (Status::InProgress, Some(CommitStep::Intent), false, false, [(Migrate, Some("C2S-4001")), (Reset, Some("C2S-4001")), (Commit, None), (AbortCommit, None)]),
-            (Status::InProgress, Some(CommitStep::Fenced), true, false, [(Migrate, Some("C2S-4001")), (Reset, Some("C2S-4001")), (Commit, None), (AbortCommit, None)]),
-            (Status::NotStarted, None, false, true, [(Migrate, Some("C2S-4003")), (Reset, None), (Commit, Some("C2S-4003")), (DiffCases, Some("C2S-4003"))]),
+            (
+                Status::InProgress,
+                Some(CommitStep::Intent),
+                false,
+                false,
+                [
+                    (Migrate, Some("C2S-4001")),
+                    (Reset, Some("C2S-4001")),
+                    (Commit, None),
+                    (AbortCommit, None),
+                ],
+            ),
+            (
+                Status::InProgress,
+                Some(CommitStep::Fenced),
+                true,
+                false,
+                [
+                    (Migrate, Some("C2S-4001")),
+                    (Reset, Some("C2S-4001")),
+                    (Commit, None),
+                    (AbortCommit, None),
+                ],
+            ),
+            (
+                Status::NotStarted,
+                None,
+                false,
+                true,
+                [
+                    (Migrate, Some("C2S-4003")),
+                    (Reset, None),
+                    (Commit, Some("C2S-4003")),
+                    (DiffCases, Some("C2S-4003")),
+                ],
+            ),
         ];
         for (status, step, on_sql, purging, expected) in cases {
             let migration = migration(status, step, purging);
             for (command, refusal) in expected {
-                let got = allow(command, Situation { migration: Some(&migration), on_sql });
-                assert_eq!(got.err().map(|failure| failure.code), refusal, "{command:?} in {status} {step:?} {on_sql} {purging}");
+                let got = allow(
+                    command,
+                    Situation {
+                        migration: Some(&migration),
+                        on_sql,
+                    },
+                );
+                assert_eq!(
+                    got.err().map(|failure| failure.code),
+                    refusal,
+                    "{command:?} in {status} {step:?} {on_sql} {purging}"
+                );
             }
         }
-        assert!(allow(Migrate, Situation { migration: None, on_sql: false }).is_ok());
-        assert_eq!(allow(Reset, Situation { migration: None, on_sql: true }).unwrap_err().code, "C2S-4002");
+        assert!(
+            allow(
+                Migrate,
+                Situation {
+                    migration: None,
+                    on_sql: false
+                }
+            )
+            .is_ok()
+        );
+        assert_eq!(
+            allow(
+                Reset,
+                Situation {
+                    migration: None,
+                    on_sql: true
+                }
+            )
+            .unwrap_err()
+            .code,
+            "C2S-4002"
+        );
     }
 }

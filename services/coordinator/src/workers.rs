@@ -25,7 +25,11 @@ impl Workforce {
     /// # Errors
     /// The blob store's.
     pub async fn if_in_process(context: &Arc<Context>, broker: &Arc<dyn Broker>) -> Result<Option<Self>> {
-        if service::connect::is_in_process(&context.config) { Self::start(context, broker).await.map(Some) } else { Ok(None) }
+        if service::connect::is_in_process(&context.config) {
+            Self::start(context, broker).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     async fn start(context: &Arc<Context>, broker: &Arc<dyn Broker>) -> Result<Self> {

@@ -29,8 +29,17 @@ pub(crate) struct Sides<'a> {
 /// Ids of the forms that a Couch case names, in its list and in its actions.
 pub(crate) fn form_ids(couch: &Value) -> Vec<String> {
     let listed = couch.get("xform_ids").and_then(Value::as_array).into_iter().flatten();
-    let acted = couch.get("actions").and_then(Value::as_array).into_iter().flatten().filter_map(|a| a.get("xform_id"));
-    let mut ids: Vec<String> = listed.chain(acted).filter_map(Value::as_str).map(str::to_owned).collect();
+    let acted = couch
+        .get("actions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.get("xform_id"));
+    let mut ids: Vec<String> = listed
+        .chain(acted)
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -42,11 +51,19 @@ pub(crate) fn compare(
     sides: &Sides<'_>,
     no_action: &HashSet<String>,
 ) -> Result<CaseComparison, BatchFailure> {
-    let kind = sides.couch.and_then(|doc| doc.get("doc_type")).and_then(Value::as_str).unwrap_or("CommCareCase");
+    let kind = sides
+        .couch
+        .and_then(|doc| doc.get("doc_type"))
+        .and_then(Value::as_str)
+        .unwrap_or("CommCareCase");
     let mut comparison = CaseComparison {
         case_id: case.case_id.clone(),
         generation: case.generation,
-        couch_rev: sides.couch.and_then(|doc| doc.get("_rev")).and_then(Value::as_str).map(str::to_owned),
+        couch_rev: sides
+            .couch
+            .and_then(|doc| doc.get("_rev"))
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         kind: kind.to_owned(),
         diffs: None,
         changes: None,
@@ -94,8 +111,16 @@ fn both(
         .map_err(|_| BatchFailure::defect("a case document of an unknown type was compared"))?;
     if !diffs.is_empty() {
         let state_of = |form_id: &str| {
-            let couch = if sides.couch_forms.contains(form_id) { FormState::Present } else { FormState::Missing };
-            let sql = if sides.forms.contains_key(form_id) { FormState::Present } else { FormState::Missing };
+            let couch = if sides.couch_forms.contains(form_id) {
+                FormState::Present
+            } else {
+                FormState::Missing
+            };
+            let sql = if sides.forms.contains_key(form_id) {
+                FormState::Present
+            } else {
+                FormState::Missing
+            };
             (couch, sql)
         };
         diffs.extend(docdiff::form_check(couch, &sql_json, &state_of));
@@ -106,11 +131,21 @@ fn both(
 /// Whether the forms that the Couch case names are all soft-deleted in SQL. A case that names none counts.
 fn all_forms_deleted(couch: &Value, sides: &Sides<'_>) -> bool {
     let listed = couch.get("xform_ids").and_then(Value::as_array).into_iter().flatten();
-    listed.filter_map(Value::as_str).all(|id| sides.forms.get(id).is_some_and(|form| form.form.state & FORM_DELETED != 0))
+    listed.filter_map(Value::as_str).all(|id| {
+        sides
+            .forms
+            .get(id)
+            .is_some_and(|form| form.form.state & FORM_DELETED != 0)
+    })
 }
 
 fn missing(old: Side, new: Side) -> Diff {
-    Diff { diff_type: DiffType::Missing, path: vec![PathElement::Key("*".into())], old, new }
+    Diff {
+        diff_type: DiffType::Missing,
+        path: vec![PathElement::Key("*".into())],
+        old,
+        new,
+    }
 }
 
 fn domain_diff(old: &str, new: &str) -> Diff {

@@ -33,7 +33,11 @@ pub struct DiffHandler {
 impl DiffHandler {
     /// A handler on these databases. The target's role needs no right but to read.
     pub fn new(state: State, target: Target, forms_db: Database) -> Self {
-        Self { state, target, forms_db }
+        Self {
+            state,
+            target,
+            forms_db,
+        }
     }
 
     async fn compare(&self, claim: &Claim, cases: &[CaseToDiff]) -> Result<Vec<CaseComparison>, BatchFailure> {
@@ -47,8 +51,10 @@ impl DiffHandler {
                 Outcome::Failed(error) => return Err(error.into()),
             }
         }
-        let sql_cases: HashMap<String, CaseBundle> =
-            sql?.into_iter().map(|bundle| (bundle.case.case_id.clone(), bundle)).collect();
+        let sql_cases: HashMap<String, CaseBundle> = sql?
+            .into_iter()
+            .map(|bundle| (bundle.case.case_id.clone(), bundle))
+            .collect();
         let no_action = self.no_action_forms(claim, &sql_cases).await?;
 
         let mut found = Vec::with_capacity(cases.len());
@@ -79,22 +85,42 @@ impl DiffHandler {
     ) -> Result<HashSet<String>, BatchFailure> {
         let mut ids: Vec<String> = cases
             .values()
-            .flat_map(|bundle| bundle.transactions.iter().filter_map(|transaction| transaction.form_id.clone()))
+            .flat_map(|bundle| {
+                bundle
+                    .transactions
+                    .iter()
+                    .filter_map(|transaction| transaction.form_id.clone())
+            })
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        Ok(self.state.no_action_forms(claim.migration_id, &ids).await?.into_iter().collect())
+        Ok(self
+            .state
+            .no_action_forms(claim.migration_id, &ids)
+            .await?
+            .into_iter()
+            .collect())
     }
 
     async fn sql_forms(&self, couch: Option<&Value>) -> Result<HashMap<String, FormBundle>, BatchFailure> {
         let ids = couch.map(form_ids).unwrap_or_default();
-        Ok(self.target.read_forms(&ids).await?.into_iter().map(|form| (form.form.form_id.clone(), form)).collect())
+        Ok(self
+            .target
+            .read_forms(&ids)
+            .await?
+            .into_iter()
+            .map(|form| (form.form.form_id.clone(), form))
+            .collect())
     }
 
     async fn couch_forms(&self, couch: Option<&Value>) -> Result<HashSet<String>, BatchFailure> {
         let ids = couch.map(form_ids).unwrap_or_default();
         let present = self.forms_db.all_docs_exist(&ids).await?;
-        Ok(present.into_iter().filter(|(_, rev)| rev.is_some()).map(|(id, _)| id).collect())
+        Ok(present
+            .into_iter()
+            .filter(|(_, rev)| rev.is_some())
+            .map(|(id, _)| id)
+            .collect())
     }
 }
 
@@ -112,7 +138,10 @@ impl BatchHandler for DiffHandler {
         }
         let moved = self.state.finish_diffs(claim, &found).await?;
         if moved > 0 {
-            tracing::info!(moved, "cases were replayed while they were compared; they will be compared again");
+            tracing::info!(
+                moved,
+                "cases were replayed while they were compared; they will be compared again"
+            );
         }
         Ok(())
     }

@@ -10,10 +10,14 @@ use service::process::{StartFailure, run_worker};
 use service::worker::BatchHandler;
 
 fn main() -> ExitCode {
-    run_worker("diff-worker", "Compares cases in Couch with cases in SQL.", |config, state, target| async move {
-        let couch =
-            Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
-        let forms_db = couch.database(&config.source.forms_db);
-        Ok(Arc::new(DiffHandler::new(state, target, forms_db)) as Arc<dyn BatchHandler>)
-    })
+    run_worker(
+        "diff-worker",
+        "Compares cases in Couch with cases in SQL.",
+        |config, state, target| async move {
+            let couch =
+                Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
+            let forms_db = couch.database(&config.source.forms_db);
+            Ok(Arc::new(DiffHandler::new(state, target, forms_db)) as Arc<dyn BatchHandler>)
+        },
+    )
 }

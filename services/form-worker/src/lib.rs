@@ -45,7 +45,12 @@ pub struct FormHandler {
 impl FormHandler {
     /// A handler on these stores.
     pub fn new(state: State, target: Target, forms_db: Database, blobs: BlobStore) -> Self {
-        Self { state, target, forms_db, blobs }
+        Self {
+            state,
+            target,
+            forms_db,
+            blobs,
+        }
     }
 }
 

@@ -10,11 +10,17 @@ use service::process::{StartFailure, run_worker};
 use service::worker::BatchHandler;
 
 fn main() -> ExitCode {
-    run_worker("form-worker", "Migrates forms and stages what they do to cases.", |config, state, target| async move {
-        let blobs = connect::blob_store(&config).await.map_err(|error| StartFailure::new(error.code(), &error))?;
-        let couch =
-            Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
-        let forms_db = couch.database(&config.source.forms_db);
-        Ok(Arc::new(FormHandler::new(state, target, forms_db, blobs)) as Arc<dyn BatchHandler>)
-    })
+    run_worker(
+        "form-worker",
+        "Migrates forms and stages what they do to cases.",
+        |config, state, target| async move {
+            let blobs = connect::blob_store(&config)
+                .await
+                .map_err(|error| StartFailure::new(error.code(), &error))?;
+            let couch =
+                Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
+            let forms_db = couch.database(&config.source.forms_db);
+            Ok(Arc::new(FormHandler::new(state, target, forms_db, blobs)) as Arc<dyn BatchHandler>)
+        },
+    )
 }

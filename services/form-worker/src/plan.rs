@@ -61,7 +61,11 @@ pub(crate) enum BlobStanding {
 
 /// The type code a blob of this name must have.
 pub(crate) fn type_code(name: &str) -> i16 {
-    if name == FORM_XML { BLOB_FORM_XML } else { BLOB_FORM_ATTACHMENT }
+    if name == FORM_XML {
+        BLOB_FORM_XML
+    } else {
+        BLOB_FORM_ATTACHMENT
+    }
 }
 
 /// How a blob stands among the rows of its form. Of several rows the one that the document refers to counts, else the first.
@@ -135,21 +139,39 @@ mod tests {
     }
 
     fn blob(name: &str, key: &str) -> BlobRef {
-        BlobRef { name: name.to_owned(), key: Some(key.to_owned()), content_type: None, content_length: None, blobmeta_id: None }
+        BlobRef {
+            name: name.to_owned(),
+            key: Some(key.to_owned()),
+            content_type: None,
+            content_length: None,
+            blobmeta_id: None,
+        }
     }
 
     #[test]
     fn the_row_that_the_document_refers_to_counts() {
         let rows = [row("form.xml", 2, "old"), row("form.xml", 2, "new")];
-        assert_eq!(standing(&blob("form.xml", "new"), &rows), BlobStanding::Present(rows[1].clone()));
-        assert_eq!(standing(&blob("form.xml", "gone"), &rows), BlobStanding::Present(rows[0].clone()));
+        assert_eq!(
+            standing(&blob("form.xml", "new"), &rows),
+            BlobStanding::Present(rows[1].clone())
+        );
+        assert_eq!(
+            standing(&blob("form.xml", "gone"), &rows),
+            BlobStanding::Present(rows[0].clone())
+        );
     }
 
     #[test]
     fn attachments_with_the_type_of_form_xml_are_mistyped() {
         let rows = [row("photo.jpg", 2, "k")];
-        assert_eq!(standing(&blob("photo.jpg", "k"), &rows), BlobStanding::Mistyped(rows[0].clone()));
-        assert_eq!(standing(&blob("voice.3gp", "k"), &rows), BlobStanding::KeyTaken(rows[0].clone()));
+        assert_eq!(
+            standing(&blob("photo.jpg", "k"), &rows),
+            BlobStanding::Mistyped(rows[0].clone())
+        );
+        assert_eq!(
+            standing(&blob("voice.3gp", "k"), &rows),
+            BlobStanding::KeyTaken(rows[0].clone())
+        );
         assert_eq!(standing(&blob("voice.3gp", "other"), &rows), BlobStanding::Absent);
     }
 

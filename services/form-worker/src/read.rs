@@ -74,12 +74,17 @@ impl FormHandler {
                     let blobs = with_form_xml(refs, rows);
                     for (blob, standing) in &blobs {
                         if needs_bytes(blob, standing) {
-                            wanted.push(Wanted { doc_id: candidate.doc_id.clone(), blob: source(blob, standing) });
+                            wanted.push(Wanted {
+                                doc_id: candidate.doc_id.clone(),
+                                blob: source(blob, standing),
+                            });
                         }
                     }
                     planned.push((candidate, blobs));
                 }
-                Err(error) => results.failed.push(failed_candidate(&candidate, error.code(), chain(&error))),
+                Err(error) => results
+                    .failed
+                    .push(failed_candidate(&candidate, error.code(), chain(&error))),
             }
         }
         let fetched = self.blobs.fetch_many(&self.forms_db, &wanted).await?;
@@ -88,7 +93,11 @@ impl FormHandler {
         for (mut candidate, blobs) in planned {
             let mut problem = None;
             for (blob, standing) in blobs {
-                let bytes = if needs_bytes(&blob, &standing) { fetched.next().unwrap_or(Ok(None)) } else { Ok(None) };
+                let bytes = if needs_bytes(&blob, &standing) {
+                    fetched.next().unwrap_or(Ok(None))
+                } else {
+                    Ok(None)
+                };
                 if let Err(error) = self.add_blob(&mut candidate, &blob, standing, bytes).await {
                     match error.kind() {
                         blobs::ErrorKind::Document => problem = Some((error.code(), chain(&error))),
@@ -155,7 +164,12 @@ impl FormHandler {
 
     /// The metadata row for a blob that has none; none when the blob itself is nowhere. The bytes of an inline attachment
     /// are stored first; the Couch document stays as it is.
-    async fn new_meta(&self, form_id: &str, blob: &BlobRef, bytes: Option<&Bytes>) -> Result<Option<NewMeta>, blobs::Error> {
+    async fn new_meta(
+        &self,
+        form_id: &str,
+        blob: &BlobRef,
+        bytes: Option<&Bytes>,
+    ) -> Result<Option<NewMeta>, blobs::Error> {
         let (key, length) = match (&blob.key, bytes) {
             (Some(key), Some(bytes)) => (key.clone(), u64::try_from(bytes.len()).ok()),
             (Some(key), None) if blob.name == FORM_XML => {
@@ -176,13 +190,15 @@ impl FormHandler {
             }
             (None, None) => return Ok(None),
         };
-        Ok(length.and_then(|length| i64::try_from(length).ok()).map(|content_length| NewMeta {
-            name: blob.name.clone(),
-            key,
-            type_code: type_code(&blob.name),
-            content_length,
-            content_type: blob.content_type.clone(),
-        }))
+        Ok(length
+            .and_then(|length| i64::try_from(length).ok())
+            .map(|content_length| NewMeta {
+                name: blob.name.clone(),
+                key,
+                type_code: type_code(&blob.name),
+                content_length,
+                content_type: blob.content_type.clone(),
+            }))
     }
 }
 
@@ -221,7 +237,9 @@ fn classify(claim: &Claim, doc_id: &str, document: Value) -> Classified {
 fn with_form_xml(refs: Vec<BlobRef>, rows: &[BlobMetaRow]) -> Vec<(BlobRef, BlobStanding)> {
     let mut refs = refs;
     if !refs.iter().any(|blob| blob.name == FORM_XML)
-        && let Some(row) = rows.iter().find(|row| row.name == FORM_XML && row.type_code == BLOB_FORM_XML)
+        && let Some(row) = rows
+            .iter()
+            .find(|row| row.name == FORM_XML && row.type_code == BLOB_FORM_XML)
     {
         refs.push(BlobRef {
             name: FORM_XML.to_owned(),
@@ -247,15 +265,31 @@ fn needs_bytes(blob: &BlobRef, standing: &BlobStanding) -> bool {
 /// Where the bytes are: the metadata row knows better than the document.
 fn source(blob: &BlobRef, standing: &BlobStanding) -> BlobRef {
     match standing {
-        BlobStanding::Present(row) | BlobStanding::Mistyped(row) => BlobRef { key: Some(row.key.clone()), ..blob.clone() },
+        BlobStanding::Present(row) | BlobStanding::Mistyped(row) => BlobRef {
+            key: Some(row.key.clone()),
+            ..blob.clone()
+        },
         BlobStanding::KeyTaken(_) | BlobStanding::Absent => blob.clone(),
     }
 }
 
 pub(crate) fn failed(kind: DocType, doc_id: &str, rev: Option<String>, code: &str, message: String) -> FailedDoc {
-    FailedDoc { kind: kind.as_str().to_owned(), doc_id: doc_id.to_owned(), rev, code: code.to_owned(), message, missing: true }
+    FailedDoc {
+        kind: kind.as_str().to_owned(),
+        doc_id: doc_id.to_owned(),
+        rev,
+        code: code.to_owned(),
+        message,
+        missing: true,
+    }
 }
 
 pub(crate) fn failed_candidate(candidate: &Candidate, code: &str, message: String) -> FailedDoc {
-    failed(candidate.doc_type, &candidate.doc_id, Some(candidate.rev.clone()), code, message)
+    failed(
+        candidate.doc_type,
+        &candidate.doc_id,
+        Some(candidate.rev.clone()),
+        code,
+        message,
+    )
 }

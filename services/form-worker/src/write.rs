@@ -35,12 +35,16 @@ impl FormHandler {
         results: &mut FormResults,
     ) -> Result<(), BatchFailure> {
         self.remove_gone(claim, &results.gone).await?;
-        let (cases, forms): (Vec<_>, Vec<_>) =
-            candidates.into_iter().partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
+        let (cases, forms): (Vec<_>, Vec<_>) = candidates
+            .into_iter()
+            .partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
         self.stage_deleted_cases(claim, &cases, results).await?;
         let mut by_shard: BTreeMap<ShardId, Vec<(Candidate, MigratedForm)>> = BTreeMap::new();
         for (candidate, form) in self.migrate(&claim.domain, forms, results).await? {
-            by_shard.entry(self.target.shard_of(&candidate.doc_id)).or_default().push((candidate, form));
+            by_shard
+                .entry(self.target.shard_of(&candidate.doc_id))
+                .or_default()
+                .push((candidate, form));
         }
         for (shard, forms) in by_shard {
             let written = self.write_shard(claim, shard, forms, results).await?;
@@ -53,7 +57,10 @@ impl FormHandler {
     async fn remove_gone(&self, claim: &Claim, gone: &[String]) -> Result<(), BatchFailure> {
         let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
         for form_id in gone {
-            by_shard.entry(self.target.shard_of(form_id)).or_default().push(form_id.clone());
+            by_shard
+                .entry(self.target.shard_of(form_id))
+                .or_default()
+                .push(form_id.clone());
         }
         for (shard, form_ids) in by_shard {
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
@@ -96,9 +103,13 @@ impl FormHandler {
             match form {
                 Ok(form) => match hqsql::check_form(&form.bundle) {
                     Ok(()) => forms.push((candidate, form)),
-                    Err(error) => results.failed.push(failed_candidate(&candidate, "C2S-2305", error.to_string())),
+                    Err(error) => results
+                        .failed
+                        .push(failed_candidate(&candidate, "C2S-2305", error.to_string())),
                 },
-                Err(failure) => results.failed.push(failed_candidate(&candidate, failure.code(), chain(&failure))),
+                Err(failure) => results
+                    .failed
+                    .push(failed_candidate(&candidate, failure.code(), chain(&failure))),
             }
         }
         Ok(forms)
@@ -122,16 +133,22 @@ impl FormHandler {
             }
             let refused = match self.merge(claim, &tx, &written).await {
                 Ok(()) => HashMap::new(),
-                Err(hqsql::Error::Row { document, source }) => HashMap::from([(document, ("C2S-2305", source.to_string()))]),
+                Err(hqsql::Error::Row { document, source }) => {
+                    HashMap::from([(document, ("C2S-2305", source.to_string()))])
+                }
                 Err(error @ hqsql::Error::BlobKeyTaken { .. }) => {
-                    let hqsql::Error::BlobKeyTaken { document } = &error else { return Err(error.into()) };
+                    let hqsql::Error::BlobKeyTaken { document } = &error else {
+                        return Err(error.into());
+                    };
                     HashMap::from([(document.clone(), (error.code(), error.to_string()))])
                 }
                 Err(error) => return Err(error.into()),
             };
             let stale: HashSet<String> = if refused.is_empty() {
-                let pairs: Vec<(String, String)> =
-                    written.iter().map(|one| (one.candidate.doc_id.clone(), one.candidate.rev.clone())).collect();
+                let pairs: Vec<(String, String)> = written
+                    .iter()
+                    .map(|one| (one.candidate.doc_id.clone(), one.candidate.rev.clone()))
+                    .collect();
                 self.state.stale_forms(claim, &pairs).await?.into_iter().collect()
             } else {
                 HashSet::new()
@@ -145,7 +162,9 @@ impl FormHandler {
             for one in written {
                 match refused.get(&one.candidate.doc_id) {
                     Some((code, message)) => {
-                        results.failed.push(failed_candidate(&one.candidate, code, message.clone()));
+                        results
+                            .failed
+                            .push(failed_candidate(&one.candidate, code, message.clone()));
                     }
                     None if stale.contains(&one.candidate.doc_id) => {}
                     None => forms.push((one.candidate, one.form)),
@@ -169,7 +188,10 @@ impl FormHandler {
         let standings = self.state.begin_forms(claim, &intents, &[]).await?;
         let mut written = Vec::with_capacity(forms.len());
         for (candidate, form) in forms {
-            if owners.get(&candidate.doc_id).is_some_and(|owner| owner != claim.domain.as_str()) {
+            if owners
+                .get(&candidate.doc_id)
+                .is_some_and(|owner| owner != claim.domain.as_str())
+            {
                 let why = "the SQL form with this id belongs to another domain".to_owned();
                 results.failed.push(failed_candidate(&candidate, "C2S-2306", why));
                 continue;
@@ -195,7 +217,10 @@ impl FormHandler {
         let ids: Vec<String> = written.iter().map(|one| one.candidate.doc_id.clone()).collect();
         let bundles: Vec<FormBundle> = written.iter().map(|one| one.form.bundle.clone()).collect();
         let inserts: Vec<BlobMetaRow> = written.iter().flat_map(|one| new_rows(&claim.domain, one)).collect();
-        let retypes: Vec<BlobRetype> = written.iter().flat_map(|one| one.candidate.retypes.iter().cloned()).collect();
+        let retypes: Vec<BlobRetype> = written
+            .iter()
+            .flat_map(|one| one.candidate.retypes.iter().cloned())
+            .collect();
         tx.lock_form_rows(&ids).await?;
         tx.merge_forms(&bundles).await?;
         tx.merge_blobmeta(&inserts, &retypes).await?;
@@ -220,7 +245,8 @@ impl FormHandler {
                 let mut doc = failed_candidate(
                     &one.candidate,
                     "C2S-2307",
-                    "the form has ledger blocks, which this version does not migrate: its balances would be lost".to_owned(),
+                    "the form has ledger blocks, which this version does not migrate: its balances would be lost"
+                        .to_owned(),
                 );
                 doc.missing = false;
                 results.failed.push(doc);
@@ -249,9 +275,14 @@ impl FormHandler {
             if standing.superseded {
                 continue;
             }
-            let event =
-                CaseEvent::CopiedDeleted { doc: case.document.to_string(), staged_on: standing.first_staged_at };
-            results.deleted_cases.push(StagedDeletedCase { case_id: case.doc_id.clone(), payload: encode(&event)? });
+            let event = CaseEvent::CopiedDeleted {
+                doc: case.document.to_string(),
+                staged_on: standing.first_staged_at,
+            };
+            results.deleted_cases.push(StagedDeletedCase {
+                case_id: case.doc_id.clone(),
+                payload: encode(&event)?,
+            });
         }
         Ok(())
     }
@@ -302,11 +333,19 @@ fn new_rows(domain: &Domain, one: &Written) -> Vec<BlobMetaRow> {
 }
 
 fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure> {
-    let Written { candidate, form, seen_before, .. } = one;
+    let Written {
+        candidate,
+        form,
+        seen_before,
+        ..
+    } = one;
     let diffs = diffs(&candidate, &form, stored)?;
     let mut cases = Vec::with_capacity(form.cases.len());
     for (case_id, effects) in &form.cases {
-        cases.push(StagedCase { case_id: case_id.as_str().to_owned(), payload: encode(effects)? });
+        cases.push(StagedCase {
+            case_id: case_id.as_str().to_owned(),
+            payload: encode(effects)?,
+        });
     }
     Ok(StagedForm {
         form_id: candidate.doc_id,
@@ -330,7 +369,10 @@ fn diffs(candidate: &Candidate, form: &MigratedForm, stored: &FormBundle) -> Res
     let found = if form.is_problem_form {
         let mut document = candidate.document.clone();
         if let Some(map) = document.as_object_mut() {
-            map.insert("doc_type".to_owned(), Value::String(DocType::XFormError.as_str().to_owned()));
+            map.insert(
+                "doc_type".to_owned(),
+                Value::String(DocType::XFormError.as_str().to_owned()),
+            );
         }
         docdiff::diff_form(&document, &sql)
     } else {
@@ -340,7 +382,9 @@ fn diffs(candidate: &Candidate, form: &MigratedForm, stored: &FormBundle) -> Res
     if found.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Value::Array(found.iter().map(docdiff::Diff::to_json).collect()).to_string()))
+    Ok(Some(
+        Value::Array(found.iter().map(docdiff::Diff::to_json).collect()).to_string(),
+    ))
 }
 
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, BatchFailure> {

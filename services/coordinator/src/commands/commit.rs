@@ -45,7 +45,12 @@ impl Accepted {
     /// # Errors
     /// `C2S-0104` for a kind that does not exist.
     pub fn parse(text: &str) -> Result<Self> {
-        let kinds: BTreeSet<String> = text.split(',').map(str::trim).filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
+        let kinds: BTreeSet<String> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|kind| !kind.is_empty())
+            .map(str::to_owned)
+            .collect();
         for kind in &kinds {
             if kind != "errors" && kind != "all" && DocType::parse(kind).is_none() {
                 let known: Vec<&str> = DocType::ALL.iter().map(|kind| kind.as_str()).collect();
@@ -67,7 +72,11 @@ impl Accepted {
 /// What a finished run found, in a few words.
 pub(crate) fn verdict(obstacles: &Obstacles) -> String {
     let reasons = against(obstacles, &Accepted::default());
-    if reasons.is_empty() { "clean: COMMIT may follow".to_owned() } else { reasons.join("; ") }
+    if reasons.is_empty() {
+        "clean: COMMIT may follow".to_owned()
+    } else {
+        reasons.join("; ")
+    }
 }
 
 /// What stands against a commit, but for what is accepted.
@@ -88,10 +97,23 @@ fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String> {
         reasons.push(format!("{} batches are set aside", obstacles.parked));
     }
     if !accepted.has("errors") {
-        reasons.extend(obstacles.errors.iter().map(|(kind, count)| format!("{count} {kind} with errors")));
+        reasons.extend(
+            obstacles
+                .errors
+                .iter()
+                .map(|(kind, count)| format!("{count} {kind} with errors")),
+        );
     }
-    for (list, what) in [(&obstacles.diffs, "with diffs"), (&obstacles.missing, "missing"), (&obstacles.changes, "with changes")] {
-        reasons.extend(list.iter().filter(|(kind, _)| !accepted.has(kind)).map(|(kind, count)| format!("{count} {kind} {what}")));
+    for (list, what) in [
+        (&obstacles.diffs, "with diffs"),
+        (&obstacles.missing, "missing"),
+        (&obstacles.changes, "with changes"),
+    ] {
+        reasons.extend(
+            list.iter()
+                .filter(|(kind, _)| !accepted.has(kind))
+                .map(|(kind, count)| format!("{count} {kind} {what}")),
+        );
     }
     reasons
 }
@@ -100,10 +122,21 @@ fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String> {
 ///
 /// # Errors
 /// The refusal with its reasons, or what went wrong; running it again goes on from the last step.
-pub async fn commit(context: &Context, domain: &Domain, accepted: &Accepted, confirmation: Confirmation) -> Result<Exit> {
+pub async fn commit(
+    context: &Context,
+    domain: &Domain,
+    accepted: &Accepted,
+    confirmation: Confirmation,
+) -> Result<Exit> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
-    allow(Command::Commit, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::Commit,
+        Situation {
+            migration: found.as_ref(),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
     let result = commit_held(context, &held, accepted, confirmation).await;
     held.give_back(context).await?;
@@ -119,14 +152,26 @@ async fn commit_held(
     let (migration, lease) = (&held.migration, &held.lease);
     let domain = &migration.domain;
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
-    allow(Command::Commit, Situation { migration: Some(migration), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::Commit,
+        Situation {
+            migration: Some(migration),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     if migration.commit_step.is_none() {
         check(context, migration, accepted).await?;
         confirm(&format!("Make {domain} use SQL? This cannot be undone."), confirmation)?;
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
         let detail = json!({ "accepted": accepted.kinds, "domain_rev": doc.rev() });
-        context.state.audit(domain, &context.operator, "COMMIT", &detail).await?;
-        context.state.set_commit_step(lease, CommitStep::Intent, Some(doc.rev())).await?;
+        context
+            .state
+            .audit(domain, &context.operator, "COMMIT", &detail)
+            .await?;
+        context
+            .state
+            .set_commit_step(lease, CommitStep::Intent, Some(doc.rev()))
+            .await?;
     } else {
         eprintln!("COMMIT of {domain} goes on from where it was interrupted");
     }
@@ -172,7 +217,10 @@ async fn check(context: &Context, migration: &Migration, accepted: &Accepted) ->
     if !late.is_empty() {
         return Err(Failure::new(
             "C2S-4042",
-            format!("{} or more forms reached Couch after the last scan of {domain}", late.len()),
+            format!(
+                "{} or more forms reached Couch after the last scan of {domain}",
+                late.len()
+            ),
             "run MIGRATE again",
         ));
     }
@@ -196,7 +244,10 @@ async fn switch_to_sql(context: &Context, lease: &DriverLease, domain: &Domain) 
         if doc.is_on_sql() {
             return Ok(());
         }
-        context.state.set_commit_step(lease, CommitStep::Fenced, Some(doc.rev())).await?;
+        context
+            .state
+            .set_commit_step(lease, CommitStep::Fenced, Some(doc.rev()))
+            .await?;
         match doc.switch(&context.domains_db, true).await {
             Err(couch::Error::Conflict) => {}
             other => return Ok(other?),
@@ -219,21 +270,32 @@ async fn switch_to_couch(context: &Context, domain: &Domain) -> Result<()> {
 }
 
 fn keeps_changing(domain: &Domain) -> Failure {
-    Failure::new("C2S-4043", format!("the Domain document of {domain} keeps changing"), "run the command again")
+    Failure::new(
+        "C2S-4043",
+        format!("the Domain document of {domain} keeps changing"),
+        "run the command again",
+    )
 }
 
 /// HQ's processes may hold the old Domain document for a while: the progress flag blocks submissions until that is over.
 async fn settle(context: &Context, domain: &Domain) -> Result<()> {
     let wait = context.config.hq.cache_wait();
     if !wait.is_zero() {
-        eprintln!("waiting {} for HQ's caches of {domain}; submissions stay blocked until then", super::human(wait));
+        eprintln!(
+            "waiting {} for HQ's caches of {domain}; submissions stay blocked until then",
+            super::human(wait)
+        );
         tokio::time::sleep(wait).await;
     }
     // The switch must have been seen by whoever reads Couch afterwards.
     if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
         return Ok(());
     }
-    Err(Failure::new("C2S-4044", format!("the Domain document of {domain} says Couch again"), "find out who wrote it, then run COMMIT again"))
+    Err(Failure::new(
+        "C2S-4044",
+        format!("the Domain document of {domain} says Couch again"),
+        "find out who wrote it, then run COMMIT again",
+    ))
 }
 
 /// Forms that the view lists after the place where the last scan ended.
@@ -252,7 +314,11 @@ async fn warn_of_late_forms(context: &Context, migration: &Migration) -> Result<
     if late.is_empty() {
         return Ok(Exit::Clean);
     }
-    tracing::error!(code = "C2S-4045", forms = late.len(), "forms reached Couch after the domain was switched");
+    tracing::error!(
+        code = "C2S-4045",
+        forms = late.len(),
+        "forms reached Couch after the domain was switched"
+    );
     eprintln!(
         "C2S-4045: {} or more forms reached Couch after the last scan; they are not in SQL: {}",
         late.len(),
@@ -268,8 +334,17 @@ async fn warn_of_late_forms(context: &Context, migration: &Migration) -> Result<
 pub async fn abort(context: &Context, domain: &Domain, confirmation: Confirmation) -> Result<Exit> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
-    allow(Command::AbortCommit, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
-    confirm(&format!("Abort the COMMIT of {domain} and leave it on Couch?"), confirmation)?;
+    allow(
+        Command::AbortCommit,
+        Situation {
+            migration: found.as_ref(),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
+    confirm(
+        &format!("Abort the COMMIT of {domain} and leave it on Couch?"),
+        confirmation,
+    )?;
     let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
     let result = abort_held(context, &held).await;
     held.give_back(context).await?;
@@ -279,7 +354,13 @@ pub async fn abort(context: &Context, domain: &Domain, confirmation: Confirmatio
 async fn abort_held(context: &Context, held: &HeldDomain) -> Result<Exit> {
     let domain = &held.migration.domain;
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
-    allow(Command::AbortCommit, Situation { migration: Some(&held.migration), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::AbortCommit,
+        Situation {
+            migration: Some(&held.migration),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     // From here on HQ may have taken submissions into SQL.
     if context.target.progress(domain).await?.status == hqsql::Status::Complete {
         return Err(Failure::new(
@@ -288,7 +369,10 @@ async fn abort_held(context: &Context, held: &HeldDomain) -> Result<Exit> {
             "only forward is left: run COMMIT again",
         ));
     }
-    context.state.audit(domain, &context.operator, "COMMIT --abort", &json!({})).await?;
+    context
+        .state
+        .audit(domain, &context.operator, "COMMIT --abort", &json!({}))
+        .await?;
     switch_to_couch(context, domain).await?;
     context.tell_hq(domain).await?;
     context.target.open_fence(domain, held.migration.epoch).await?;
@@ -311,8 +395,14 @@ mod tests {
             ..Obstacles::default()
         };
         let accepted = Accepted::parse("CommCareCase, errors").unwrap();
-        assert_eq!(against(&obstacles, &accepted), ["2 cases are not diffed", "1 XFormError with diffs"]);
-        assert_eq!(against(&obstacles, &Accepted::parse("all").unwrap()), ["2 cases are not diffed"]);
+        assert_eq!(
+            against(&obstacles, &accepted),
+            ["2 cases are not diffed", "1 XFormError with diffs"]
+        );
+        assert_eq!(
+            against(&obstacles, &Accepted::parse("all").unwrap()),
+            ["2 cases are not diffed"]
+        );
         assert_eq!(against(&obstacles, &Accepted::default()).len(), 4);
         assert_eq!(Accepted::parse("Cases").unwrap_err().code, "C2S-0104");
     }

@@ -47,12 +47,18 @@ impl Selection {
     /// `C2S-0105` for something else.
     pub fn parse(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::default()) };
-        let (kinds, ids) = text.split_once(':').map_or((text, None), |(kinds, ids)| (kinds, Some(ids)));
+        let (kinds, ids) = text
+            .split_once(':')
+            .map_or((text, None), |(kinds, ids)| (kinds, Some(ids)));
         let mut selection = Self::default();
         for kind in kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()) {
             match (kind, DocType::parse(kind)) {
-                ("forms", _) => selection.kinds.extend(DocType::FORMS.iter().map(|kind| kind.as_str().to_owned())),
-                ("cases", _) => selection.kinds.extend(["CommCareCase", "CommCareCase-Deleted"].map(str::to_owned)),
+                ("forms", _) => selection
+                    .kinds
+                    .extend(DocType::FORMS.iter().map(|kind| kind.as_str().to_owned())),
+                ("cases", _) => selection
+                    .kinds
+                    .extend(["CommCareCase", "CommCareCase-Deleted"].map(str::to_owned)),
                 (_, Some(kind)) => selection.kinds.push(kind.as_str().to_owned()),
                 (_, None) => {
                     return Err(Failure::new(
@@ -64,7 +70,12 @@ impl Selection {
             }
         }
         if let Some(ids) = ids {
-            selection.ids = ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect();
+            selection.ids = ids
+                .split(',')
+                .map(str::trim)
+                .filter(|id| !id.is_empty())
+                .map(str::to_owned)
+                .collect();
         }
         Ok(selection)
     }
@@ -83,10 +94,21 @@ pub async fn show(
     batch: i64,
 ) -> Result<Exit> {
     let migration = migration_of(context, domain).await?;
-    context.state.audit(domain, &context.operator, "couch_sql_diff show", &json!({})).await?;
+    context
+        .state
+        .audit(domain, &context.operator, "couch_sql_diff show", &json!({}))
+        .await?;
     let mut csv = csv::Writer::from_writer(std::io::stdout());
     if output == Output::Csv {
-        let heading = ["doc_type", "doc_id", "diff_type", "path", "old_value", "new_value", "reason"];
+        let heading = [
+            "doc_type",
+            "doc_id",
+            "diff_type",
+            "path",
+            "old_value",
+            "new_value",
+            "reason",
+        ];
         csv.write_record(heading).map_err(broken_pipe)?;
     }
     let mut after: Option<(String, String)> = None;
@@ -121,8 +143,16 @@ async fn page(
     let after = after.map(|(kind, id)| (kind.as_str(), id.as_str()));
     let state = &context.state;
     Ok(match table {
-        RecordTable::Diffs => state.diff_records(migration.id, &selection.kinds, &selection.ids, after, limit).await?,
-        RecordTable::Changes => state.change_records(migration.id, &selection.kinds, &selection.ids, after, limit).await?,
+        RecordTable::Diffs => {
+            state
+                .diff_records(migration.id, &selection.kinds, &selection.ids, after, limit)
+                .await?
+        }
+        RecordTable::Changes => {
+            state
+                .change_records(migration.id, &selection.kinds, &selection.ids, after, limit)
+                .await?
+        }
     })
 }
 
@@ -138,9 +168,19 @@ fn more() -> bool {
 }
 
 fn diffs_of(record: &DiffRecord) -> Result<Vec<Diff>> {
-    let unreadable = || Failure::new("C2S-1510", format!("the recorded diffs of {} cannot be read", record.doc_id), "");
+    let unreadable = || {
+        Failure::new(
+            "C2S-1510",
+            format!("the recorded diffs of {} cannot be read", record.doc_id),
+            "",
+        )
+    };
     let list: Vec<Value> = serde_json::from_str(&record.diffs).map_err(|_| unreadable())?;
-    let mut diffs = list.iter().map(Diff::from_json).collect::<Result<Vec<_>, _>>().map_err(|_| unreadable())?;
+    let mut diffs = list
+        .iter()
+        .map(Diff::from_json)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| unreadable())?;
     diffs.sort_by_key(|diff| (diff.diff_type.as_str(), diff.path_text()));
     Ok(diffs)
 }
@@ -153,7 +193,11 @@ fn side(side: &docdiff::Side) -> String {
 }
 
 fn print_text(record: &DiffRecord) -> Result<()> {
-    let reason = record.reason.as_deref().map(|reason| format!(" {reason}")).unwrap_or_default();
+    let reason = record
+        .reason
+        .as_deref()
+        .map(|reason| format!(" {reason}"))
+        .unwrap_or_default();
     println!("{} {}{reason}", record.kind, record.doc_id);
     for diff in diffs_of(record)? {
         let (old, new) = (side(&diff.old), side(&diff.new));
@@ -180,8 +224,16 @@ fn write_csv(csv: &mut csv::Writer<std::io::Stdout>, record: &DiffRecord) -> Res
     for diff in diffs_of(record)? {
         let (path, old, new) = (diff.path_text(), side(&diff.old), side(&diff.new));
         let reason = record.reason.as_deref().unwrap_or_default();
-        csv.write_record([&record.kind, &record.doc_id, diff.diff_type.as_str(), &path, &old, &new, reason])
-            .map_err(broken_pipe)?;
+        csv.write_record([
+            &record.kind,
+            &record.doc_id,
+            diff.diff_type.as_str(),
+            &path,
+            &old,
+            &new,
+            reason,
+        ])
+        .map_err(broken_pipe)?;
     }
     Ok(())
 }
@@ -215,11 +267,24 @@ impl Cases {
             Some("with-diffs") => Self::With(RecordTable::Diffs),
             Some("with-changes") => Self::With(RecordTable::Changes),
             Some(path) if path.starts_with('/') || path.starts_with("./") => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| Failure::new("C2S-0107", format!("{path} cannot be read: {error}"), "check the path"))?;
-                Self::Ids(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect())
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    Failure::new("C2S-0107", format!("{path} cannot be read: {error}"), "check the path")
+                })?;
+                Self::Ids(
+                    text.lines()
+                        .map(str::trim)
+                        .filter(|id| !id.is_empty())
+                        .map(str::to_owned)
+                        .collect(),
+                )
             }
-            Some(ids) => Self::Ids(ids.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect()),
+            Some(ids) => Self::Ids(
+                ids.split(',')
+                    .map(str::trim)
+                    .filter(|id| !id.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+            ),
         })
     }
 }
@@ -231,7 +296,13 @@ impl Cases {
 pub async fn cases(context: &Arc<Context>, domain: &Domain, cases: &Cases, stop: CancellationToken) -> Result<Exit> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
-    allow(Command::DiffCases, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::DiffCases,
+        Situation {
+            migration: found.as_ref(),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     let migration = migration_of(context, domain).await?;
     let requested = match cases {
         Cases::All => context.state.request_diff(migration.id, None).await?,
@@ -245,8 +316,15 @@ pub async fn cases(context: &Arc<Context>, domain: &Domain, cases: &Cases, stop:
     tracing::info!(cases = requested, "cases are compared again");
     let broker = context.broker().await?;
     let workforce = Workforce::if_in_process(context, &broker).await?;
-    let signals = StopSignals { operator: stop, shutdown: CancellationToken::new() };
-    let scope = if *cases == Cases::All { DiffScope::AllCases } else { DiffScope::Pending };
+    let signals = StopSignals {
+        operator: stop,
+        shutdown: CancellationToken::new(),
+    };
+    let scope = if *cases == Cases::All {
+        DiffScope::AllCases
+    } else {
+        DiffScope::Pending
+    };
     let compared = diff_only(context, Arc::clone(&broker), &migration, signals, scope).await;
     if let Some(workforce) = workforce {
         workforce.stop().await;
@@ -268,11 +346,17 @@ mod tests {
     fn selections() {
         assert_eq!(Selection::parse(None).unwrap(), Selection::default());
         let one = Selection::parse(Some("CommCareCase:a, b")).unwrap();
-        assert_eq!((one.kinds, one.ids), (vec!["CommCareCase".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            (one.kinds, one.ids),
+            (vec!["CommCareCase".to_owned()], vec!["a".to_owned(), "b".to_owned()])
+        );
         assert_eq!(Selection::parse(Some("forms")).unwrap().kinds.len(), 8);
         assert_eq!(Selection::parse(Some("Case")).unwrap_err().code, "C2S-0105");
         assert_eq!(Cases::parse(Some("pending")).unwrap(), Cases::Pending);
-        assert_eq!(Cases::parse(Some("a,b")).unwrap(), Cases::Ids(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            Cases::parse(Some("a,b")).unwrap(),
+            Cases::Ids(vec!["a".to_owned(), "b".to_owned()])
+        );
         assert_eq!(Cases::parse(Some("./no-such-file")).unwrap_err().code, "C2S-0107");
     }
 }

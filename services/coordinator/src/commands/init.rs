@@ -54,7 +54,12 @@ pub fn grants(config: &Config) -> Exit {
 /// `C2S-0109` when any of them cannot be reached.
 pub async fn check(config: &Config) -> Result<Exit> {
     for value in config.describe() {
-        println!("{} = {}  # {}", value.key, value.value.as_deref().unwrap_or("(absent)"), value.origin);
+        println!(
+            "{} = {}  # {}",
+            value.key,
+            value.value.as_deref().unwrap_or("(absent)"),
+            value.origin
+        );
     }
     let mut failed = 0;
     let mut tell = |what: &str, outcome: Result<String>| match outcome {
@@ -72,7 +77,11 @@ pub async fn check(config: &Config) -> Result<Exit> {
     if failed == 0 {
         return Ok(Exit::Clean);
     }
-    Err(Failure::new("C2S-0109", format!("{failed} of 5 checks failed"), "see the lines above"))
+    Err(Failure::new(
+        "C2S-0109",
+        format!("{failed} of 5 checks failed"),
+        "see the lines above",
+    ))
 }
 
 async fn check_state(config: &Config) -> Result<String> {
@@ -83,7 +92,10 @@ async fn check_state(config: &Config) -> Result<String> {
 async fn check_target(config: &Config) -> Result<String> {
     let target = Target::connect(&connect::target_config(config)).await?;
     target.check_tables().await?;
-    Ok(format!("{} database(s), all tables as expected", target.shards().count()))
+    Ok(format!(
+        "{} database(s), all tables as expected",
+        target.shards().count()
+    ))
 }
 
 async fn check_couch(config: &Config) -> Result<String> {

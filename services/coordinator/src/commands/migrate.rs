@@ -63,9 +63,15 @@ pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: 
             eprintln!("{domain}: {}", ended.outcome.unwrap_or_else(|| "stopped".to_owned()));
             Ok(Exit::Stopped)
         }
-        RunState::Failed => Err(Failure::new("C2S-4009", ended.outcome.unwrap_or_else(|| "the run failed".to_owned()), "")),
+        RunState::Failed => Err(Failure::new(
+            "C2S-4009",
+            ended.outcome.unwrap_or_else(|| "the run failed".to_owned()),
+            "",
+        )),
         RunState::Queued | RunState::Running | RunState::Stopping => {
-            eprintln!("{domain}: the run goes on without this command; see `stats`, or end it with `coordinator stop {domain}`");
+            eprintln!(
+                "{domain}: the run goes on without this command; see `stats`, or end it with `coordinator stop {domain}`"
+            );
             Ok(Exit::Stopped)
         }
     }
@@ -75,9 +81,18 @@ pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: 
 async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
-    allow(Command::Migrate, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::Migrate,
+        Situation {
+            migration: found.as_ref(),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     let migration = context.state.ensure_migration(domain).await?;
-    let (run, new) = context.state.queue_run(migration.id, "MIGRATE", &json!({}), &context.operator).await?;
+    let (run, new) = context
+        .state
+        .queue_run(migration.id, "MIGRATE", &json!({}), &context.operator)
+        .await?;
     if !new {
         eprintln!(
             "{domain} is being migrated already: run {} of {}@{} (pid {}), since {}; following it",
@@ -100,11 +115,20 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
         if now.state.is_over() {
             return Ok(now);
         }
-        let driven = state.migration(&run.domain).await?.is_some_and(|migration| migration.driver.is_some());
+        let driven = state
+            .migration(&run.domain)
+            .await?
+            .is_some_and(|migration| migration.driver.is_some());
         let served = state.alive("serve").await? > 0 && started.elapsed() < SERVE_GRACE;
         if !driven && !served {
             if stop.is_cancelled() {
-                state.set_run_state(run.id, RunState::Stopped, Some("stopped by the operator; MIGRATE goes on from here")).await?;
+                state
+                    .set_run_state(
+                        run.id,
+                        RunState::Stopped,
+                        Some("stopped by the operator; MIGRATE goes on from here"),
+                    )
+                    .await?;
                 continue;
             }
             drive_here(context, run, &stop).await?;
@@ -121,7 +145,10 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
 async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken) -> Result<()> {
     let broker = context.broker().await?;
     let workforce = Workforce::if_in_process(context, &broker).await?;
-    let signals = StopSignals { operator: stop.clone(), shutdown: CancellationToken::new() };
+    let signals = StopSignals {
+        operator: stop.clone(),
+        shutdown: CancellationToken::new(),
+    };
     let driven = drive(context, Arc::clone(&broker), run, signals).await;
     if let Some(workforce) = workforce {
         workforce.stop().await;

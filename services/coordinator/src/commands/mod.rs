@@ -26,7 +26,11 @@ pub(crate) fn confirm(question: &str, confirmation: Confirmation) -> Result<()> 
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new("C2S-0103", "this asks for a confirmation and there is no terminal", "use --no-input"));
+        return Err(Failure::new(
+            "C2S-0103",
+            "this asks for a confirmation and there is no terminal",
+            "use --no-input",
+        ));
     }
     eprint!("{question} [y/N] ");
     let _ = std::io::stderr().flush();
@@ -61,10 +65,18 @@ impl HeldDomain {
     pub(crate) async fn take(context: &Context, migration: &Migration) -> Result<Self> {
         let time = context.config.worker.lease;
         let Some(lease) = context.state.take_lease(migration.id, &context.name, time).await? else {
-            let driver = context.state.migration(&migration.domain).await?.and_then(|found| found.driver);
+            let driver = context
+                .state
+                .migration(&migration.domain)
+                .await?
+                .and_then(|found| found.driver);
             return Err(Failure::new(
                 "C2S-4007",
-                format!("{} is being migrated by {}", migration.domain, driver.unwrap_or_else(|| "another process".to_owned())),
+                format!(
+                    "{} is being migrated by {}",
+                    migration.domain,
+                    driver.unwrap_or_else(|| "another process".to_owned())
+                ),
                 "wait until that has ended (see `stats`), or stop it with `coordinator stop`",
             ));
         };
@@ -80,7 +92,11 @@ impl HeldDomain {
             }
         });
         let migration = migration_of(context, &migration.domain).await?;
-        Ok(Self { lease, migration, renewal })
+        Ok(Self {
+            lease,
+            migration,
+            renewal,
+        })
     }
 
     /// Gives the lease back.
@@ -95,11 +111,13 @@ impl HeldDomain {
 /// # Errors
 /// `C2S-4006` when there is none.
 pub(crate) async fn migration_of(context: &Context, domain: &proto::ids::Domain) -> Result<Migration> {
-    context
-        .state
-        .migration(domain)
-        .await?
-        .ok_or_else(|| Failure::new("C2S-4006", format!("{domain} is not being migrated"), "start with MIGRATE"))
+    context.state.migration(domain).await?.ok_or_else(|| {
+        Failure::new(
+            "C2S-4006",
+            format!("{domain} is not being migrated"),
+            "start with MIGRATE",
+        )
+    })
 }
 
 /// A duration for people.

@@ -32,9 +32,16 @@ pub fn read_list(argument: &str) -> Result<Vec<Domain>> {
     let names: Vec<String> = if argument.contains(':') {
         argument.split(':').map(str::to_owned).collect()
     } else {
-        let text = std::fs::read_to_string(argument)
-            .map_err(|error| Failure::new("C2S-0107", format!("{argument} cannot be read: {error}"), "check the path"))?;
-        text.lines().map(|line| line.split('#').next().unwrap_or_default().to_owned()).collect()
+        let text = std::fs::read_to_string(argument).map_err(|error| {
+            Failure::new(
+                "C2S-0107",
+                format!("{argument} cannot be read: {error}"),
+                "check the path",
+            )
+        })?;
+        text.lines()
+            .map(|line| line.split('#').next().unwrap_or_default().to_owned())
+            .collect()
     };
     let mut seen = BTreeSet::new();
     let domains: Vec<Domain> = names
@@ -44,7 +51,11 @@ pub fn read_list(argument: &str) -> Result<Vec<Domain>> {
         .map(Domain::new)
         .collect();
     if domains.is_empty() {
-        return Err(Failure::new("C2S-0108", format!("{argument} names no domain"), "one domain a line"));
+        return Err(Failure::new(
+            "C2S-0108",
+            format!("{argument} names no domain"),
+            "one domain a line",
+        ));
     }
     Ok(domains)
 }
@@ -53,7 +64,12 @@ pub fn read_list(argument: &str) -> Result<Vec<Domain>> {
 ///
 /// # Errors
 /// The list's; failures of single domains are told in the summary.
-pub async fn migrate_all(context: &Arc<Context>, domains: Vec<Domain>, at_once: usize, stop: CancellationToken) -> Result<Exit> {
+pub async fn migrate_all(
+    context: &Arc<Context>,
+    domains: Vec<Domain>,
+    at_once: usize,
+    stop: CancellationToken,
+) -> Result<Exit> {
     let permits = Arc::new(Semaphore::new(at_once.max(1)));
     let mut tasks = JoinSet::new();
     for domain in domains {
@@ -63,7 +79,10 @@ pub async fn migrate_all(context: &Arc<Context>, domains: Vec<Domain>, at_once: 
             let error = if stop.is_cancelled() {
                 Some("stopped by operator".to_owned())
             } else {
-                one(&context, &domain, stop).await.err().map(|failure| failure.to_string())
+                one(&context, &domain, stop)
+                    .await
+                    .err()
+                    .map(|failure| failure.to_string())
             };
             match &error {
                 None => println!("Domain migrated: {domain}"),
@@ -86,7 +105,11 @@ pub async fn migrate_all(context: &Arc<Context>, domains: Vec<Domain>, at_once: 
     for outcome in failed {
         println!("{}: {}", outcome.domain, outcome.error.as_deref().unwrap_or_default());
     }
-    Ok(if stop.is_cancelled() { Exit::Stopped } else { Exit::Differences })
+    Ok(if stop.is_cancelled() {
+        Exit::Stopped
+    } else {
+        Exit::Differences
+    })
 }
 
 async fn one(context: &Arc<Context>, domain: &Domain, stop: CancellationToken) -> Result<()> {
@@ -106,9 +129,17 @@ async fn one(context: &Arc<Context>, domain: &Domain, stop: CancellationToken) -
         }
         Exit::Differences => {
             reset::reset(context, domain, Confirmation::Given).await?;
-            Err(Failure::new("C2S-4050", "has diffs", "the domain was reset; migrate it by itself to look at them"))
+            Err(Failure::new(
+                "C2S-4050",
+                "has diffs",
+                "the domain was reset; migrate it by itself to look at them",
+            ))
         }
-        Exit::Stopped => Err(Failure::new("C2S-4051", "stopped by operator", "run the list again to go on")),
+        Exit::Stopped => Err(Failure::new(
+            "C2S-4051",
+            "stopped by operator",
+            "run the list again to go on",
+        )),
     }
 }
 
@@ -119,7 +150,10 @@ mod tests {
 
     #[test]
     fn lists_have_comments_blank_lines_and_repetitions() {
-        assert_eq!(read_list(":one:two:one").unwrap(), [Domain::new("one"), Domain::new("two")]);
+        assert_eq!(
+            read_list(":one:two:one").unwrap(),
+            [Domain::new("one"), Domain::new("two")]
+        );
         assert_eq!(read_list("/no/such/list").unwrap_err().code, "C2S-0107");
         assert_eq!(read_list(":").unwrap_err().code, "C2S-0108");
     }

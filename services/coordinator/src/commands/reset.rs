@@ -37,7 +37,15 @@ pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmatio
     // The answer may have taken long.
     check(context, domain).await?;
     let migration = context.state.ensure_migration(domain).await?;
-    context.state.audit(domain, &context.operator, "reset", &json!({ "interrupted_driver": driver })).await?;
+    context
+        .state
+        .audit(
+            domain,
+            &context.operator,
+            "reset",
+            &json!({ "interrupted_driver": driver }),
+        )
+        .await?;
     let epoch = context.state.begin_reset(migration.id).await?;
     eprintln!("waiting for the transactions in flight");
     context.target.close_fence(domain, epoch).await?;
@@ -57,13 +65,23 @@ pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmatio
 async fn check(context: &Context, domain: &Domain) -> Result<Option<Migration>> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
-    allow(Command::Reset, Situation { migration: found.as_ref(), on_sql: doc.is_on_sql() })?;
+    allow(
+        Command::Reset,
+        Situation {
+            migration: found.as_ref(),
+            on_sql: doc.is_on_sql(),
+        },
+    )?;
     let hq = context.target.progress(domain).await?.status;
-    let ours = found.as_ref().is_some_and(|migration| migration.purging || migration.status != state::Status::NotStarted);
+    let ours = found
+        .as_ref()
+        .is_some_and(|migration| migration.purging || migration.status != state::Status::NotStarted);
     if hq == hqsql::Status::Complete || (hq != hqsql::Status::NotStarted && !ours) {
         return Err(Failure::new(
             "C2S-4021",
-            format!("HQ's progress row of {domain} says {hq}, and no migration on record here explains it: needs_reconcile"),
+            format!(
+                "HQ's progress row of {domain} says {hq}, and no migration on record here explains it: needs_reconcile"
+            ),
             "another tool migrates this domain, or one side was restored from a back-up; find out before you delete",
         ));
     }

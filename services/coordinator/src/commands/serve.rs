@@ -44,7 +44,10 @@ pub async fn serve(context: &Arc<Context>, stop: CancellationToken) -> Result<Ex
                     }
                     driving.insert(run.id, ());
                     let (context, broker) = (Arc::clone(context), Arc::clone(&broker));
-                    let signals = StopSignals { operator: CancellationToken::new(), shutdown: stop.clone() };
+                    let signals = StopSignals {
+                        operator: CancellationToken::new(),
+                        shutdown: stop.clone(),
+                    };
                     tasks.spawn(async move {
                         if let Err(failure) = drive(&context, broker, &run, signals).await {
                             tracing::error!(code = failure.code, domain = %run.domain, "{failure}");

@@ -44,7 +44,10 @@ impl Found {
             || self.parked > 0
             || self.dirty > 0
             || self.undiffed > 0
-            || self.rows.iter().any(|(_, row)| row.diffs + row.missing + row.changes > 0)
+            || self
+                .rows
+                .iter()
+                .any(|(_, row)| row.diffs + row.missing + row.changes > 0)
     }
 }
 
@@ -55,8 +58,14 @@ impl Found {
 pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result<Exit> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let migration = context.state.migration(domain).await?;
-    let started = migration.as_ref().is_some_and(|migration| migration.status != Status::NotStarted);
-    let found = if started { recorded(context, domain).await? } else { counted(context, domain, doc.is_on_sql()).await? };
+    let started = migration
+        .as_ref()
+        .is_some_and(|migration| migration.status != Status::NotStarted);
+    let found = if started {
+        recorded(context, domain).await?
+    } else {
+        counted(context, domain, doc.is_on_sql()).await?
+    };
     if format == Format::Json {
         println!("{}", as_json(domain, &found));
         return Ok(Exit::Clean);
@@ -65,7 +74,10 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
     if let Some(migration) = &migration
         && started
     {
-        let driver = migration.driver.as_deref().map_or_else(|| "nobody drives it".to_owned(), |name| format!("driven by {name}"));
+        let driver = migration
+            .driver
+            .as_deref()
+            .map_or_else(|| "nobody drives it".to_owned(), |name| format!("driven by {name}"));
         println!("phase: {} ({driver})", migration.phase);
     }
     print_table(&found.rows);
@@ -104,13 +116,34 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
 /// Without a migration, the counts are those of Couch.
 async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Found> {
     let rows = couch_counts(context, domain).await?;
-    let rows = rows.into_iter().map(|(kind, docs)| (kind, TypeStats { docs, ..TypeStats::default() })).collect();
+    let rows = rows
+        .into_iter()
+        .map(|(kind, docs)| {
+            (
+                kind,
+                TypeStats {
+                    docs,
+                    ..TypeStats::default()
+                },
+            )
+        })
+        .collect();
     let status = if on_sql { Status::Complete } else { Status::NotStarted };
-    Ok(Found { status, rows, errors: 0, parked: 0, dirty: 0, undiffed: 0 })
+    Ok(Found {
+        status,
+        rows,
+        errors: 0,
+        parked: 0,
+        dirty: 0,
+        undiffed: 0,
+    })
 }
 
 fn print_table(rows: &[(DocType, TypeStats)]) {
-    println!("{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}", "", "Docs", "Diffs", "Missing", "Changes");
+    println!(
+        "{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
+        "", "Docs", "Diffs", "Missing", "Changes"
+    );
     for (kind, row) in rows {
         let line = format!(
             "{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
@@ -136,7 +169,10 @@ fn print_pending(domain: &Domain, found: &Found) {
         println!("There are {} case diffs pending.", found.undiffed);
     }
     if found.errors > 0 {
-        println!("There are {} documents with errors: `stats --verbose` lists them; MIGRATE tries them again.", found.errors);
+        println!(
+            "There are {} documents with errors: `stats --verbose` lists them; MIGRATE tries them again.",
+            found.errors
+        );
     }
     if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
         println!("Look at differences with `couch_sql_diff {domain} show`.");

@@ -74,7 +74,10 @@ impl Dispatcher {
         telemetry::inject_context(&mut headers);
         let sent = join_all(due.iter().map(|batch| {
             let body = match stage {
-                Stage::Form => BatchBody::Form { doc_type: batch.doc_type, count: batch.count },
+                Stage::Form => BatchBody::Form {
+                    doc_type: batch.doc_type,
+                    count: batch.count,
+                },
                 Stage::Case => BatchBody::Case { count: batch.count },
                 Stage::Diff => BatchBody::Diff { count: batch.count },
             };
@@ -86,7 +89,13 @@ impl Dispatcher {
                 attempt: batch.attempt,
                 body,
             };
-            self.broker.publish(stage, OutgoingMessage { payload: message.encode(), headers: headers.clone() })
+            self.broker.publish(
+                stage,
+                OutgoingMessage {
+                    payload: message.encode(),
+                    headers: headers.clone(),
+                },
+            )
         }))
         .await;
         let mut published: Vec<BatchId> = Vec::with_capacity(due.len());
@@ -106,7 +115,10 @@ impl Dispatcher {
         let id = self.migration.id;
         let expired = self.state.expire_claims(id, self.max_attempts).await?;
         if expired > 0 {
-            tracing::warn!(batches = expired, "workers stopped answering; their batches are taken back");
+            tracing::warn!(
+                batches = expired,
+                "workers stopped answering; their batches are taken back"
+            );
         }
         match self.broker.queue_depth(stage).await {
             Ok(0) => {

@@ -25,10 +25,18 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
     let scan = format!("missing:{doc_type}");
     context.state.restart_scan(&driver.lease, &scan).await?;
     let mut cursor = Cursor::default();
-    context.state.record_missing(&driver.lease, &scan, &cursor, doc_type, &[]).await?;
+    context
+        .state
+        .record_missing(&driver.lease, &scan, &cursor, doc_type, &[])
+        .await?;
     while !cursor.complete {
         driver.pause(std::time::Duration::ZERO).await?;
-        let request = page_of(&driver.migration.domain, doc_type, &cursor, context.config.driver.scan_page)?;
+        let request = page_of(
+            &driver.migration.domain,
+            doc_type,
+            &cursor,
+            context.config.driver.scan_page,
+        )?;
         let page = context.forms_db.view_page(&request).await?;
         advance(&mut cursor, &page);
         let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
@@ -39,9 +47,14 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
             context.target.existing_cases(&ids).await?
         };
         let domain = driver.migration.domain.as_str();
-        let missing: Vec<String> =
-            ids.into_iter().filter(|id| present.get(id).is_none_or(|owner| owner != domain)).collect();
-        context.state.record_missing(&driver.lease, &scan, &cursor, doc_type, &missing).await?;
+        let missing: Vec<String> = ids
+            .into_iter()
+            .filter(|id| present.get(id).is_none_or(|owner| owner != domain))
+            .collect();
+        context
+            .state
+            .record_missing(&driver.lease, &scan, &cursor, doc_type, &missing)
+            .await?;
     }
     Ok(changed)
 }
@@ -49,11 +62,17 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
 async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> Step<u64> {
     let context = &driver.context;
     let present = context.forms_db.all_docs_exist(ids).await?;
-    let revisions: Vec<(String, String)> = present.into_iter().filter_map(|(id, rev)| rev.map(|rev| (id, rev))).collect();
+    let revisions: Vec<(String, String)> = present
+        .into_iter()
+        .filter_map(|(id, rev)| rev.map(|rev| (id, rev)))
+        .collect();
     if doc_type == DocType::CommCareCase {
         return Ok(context.state.rediff_changed(&driver.lease, &revisions).await?);
     }
     let batch = context.config.driver.form_batch;
-    let staged = context.state.requeue_changed(&driver.lease, doc_type, &revisions, batch).await?;
+    let staged = context
+        .state
+        .requeue_changed(&driver.lease, doc_type, &revisions, batch)
+        .await?;
     Ok(u64::try_from(staged).unwrap_or(u64::MAX))
 }

@@ -76,7 +76,11 @@ enum Interruption {
 impl From<StateError> for Interruption {
     /// A lost lease is not a failure of the run: somebody else leads it now, or a reset has ended it.
     fn from(error: StateError) -> Self {
-        if error.kind() == Kind::Lost { Self::LeaseLost } else { Self::Failed(error.into()) }
+        if error.kind() == Kind::Lost {
+            Self::LeaseLost
+        } else {
+            Self::Failed(error.into())
+        }
     }
 }
 
@@ -145,14 +149,22 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
             Ok(Driven::Finished)
         }
         Err(Interruption::Operator) => {
-            state.set_run_state(run.id, RunState::Stopped, Some("stopped by the operator; MIGRATE goes on from here")).await?;
+            state
+                .set_run_state(
+                    run.id,
+                    RunState::Stopped,
+                    Some("stopped by the operator; MIGRATE goes on from here"),
+                )
+                .await?;
             Ok(Driven::Stopped)
         }
         Err(Interruption::Shutdown) => Ok(Driven::LeftForOthers),
         // A reset has ended the run already; another driver leads it otherwise.
         Err(Interruption::LeaseLost) => Ok(Driven::LeftForOthers),
         Err(Interruption::Failed(failure)) => {
-            state.set_run_state(run.id, RunState::Failed, Some(&failure.to_string())).await?;
+            state
+                .set_run_state(run.id, RunState::Failed, Some(&failure.to_string()))
+                .await?;
             Err(failure)
         }
     };
@@ -193,9 +205,11 @@ pub async fn diff_only(
     match compared {
         Ok(()) => Ok(true),
         Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
-        Err(Interruption::LeaseLost) => {
-            Err(Failure::new("C2S-1509", "the domain's lease was lost", "see `stats` for who drives it now"))
-        }
+        Err(Interruption::LeaseLost) => Err(Failure::new(
+            "C2S-1509",
+            "the domain's lease was lost",
+            "see `stats` for who drives it now",
+        )),
         Err(Interruption::Failed(failure)) => Err(failure),
     }
 }
@@ -218,7 +232,10 @@ pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(Doc
     for doc_type in DocType::ALL {
         let start = json!([domain.as_str(), doc_type.as_str()]);
         let end = json!([domain.as_str(), doc_type.as_str(), {}]);
-        let reduced = context.forms_db.view_count(DESIGN, VIEW, Some(&start), Some(&end)).await?;
+        let reduced = context
+            .forms_db
+            .view_count(DESIGN, VIEW, Some(&start), Some(&end))
+            .await?;
         let count = match reduced {
             Some(count) => i64::try_from(count).unwrap_or(i64::MAX),
             None => scan::count(context, domain, doc_type).await?,
@@ -239,7 +256,10 @@ pub async fn scan_page_after(
     cursor: &Cursor,
     limit: usize,
 ) -> Result<couch::Page> {
-    Ok(context.forms_db.view_page(&scan::page_of(domain, doc_type, cursor, limit)?).await?)
+    Ok(context
+        .forms_db
+        .view_page(&scan::page_of(domain, doc_type, cursor, limit)?)
+        .await?)
 }
 
 /// Renews the lease until it is lost.
@@ -264,9 +284,14 @@ impl Driver {
     async fn run(&self) -> Step<String> {
         let state = &self.context.state;
         self.start().await?;
-        let again = state.requeue_failed(&self.lease, self.context.config.driver.form_batch).await?;
+        let again = state
+            .requeue_failed(&self.lease, self.context.config.driver.form_batch)
+            .await?;
         if again > 0 {
-            tracing::info!(documents = again, "documents that failed or were missing are tried again");
+            tracing::info!(
+                documents = again,
+                "documents that failed or were missing are tried again"
+            );
         }
         state.unpark(self.migration.id).await?;
         self.scan_and_replay().await?;
@@ -278,7 +303,10 @@ impl Driver {
             if changed == 0 {
                 break;
             }
-            tracing::info!(documents = changed, "documents have changed since; they are migrated or compared again");
+            tracing::info!(
+                documents = changed,
+                "documents have changed since; they are migrated or compared again"
+            );
             self.scan_and_replay().await?;
         }
         self.phase(Phase::Finished).await?;
@@ -294,7 +322,13 @@ impl Driver {
             self.phase(Phase::Replay).await?;
             self.replay().await?;
             // A replay may send a form through its stage again.
-            if self.context.state.open_batches(self.migration.id, Stage::Form).await?.is_drained() {
+            if self
+                .context
+                .state
+                .open_batches(self.migration.id, Stage::Form)
+                .await?
+                .is_drained()
+            {
                 return Ok(());
             }
         }
@@ -354,7 +388,11 @@ impl Driver {
     async fn diff_pending(&self) -> Step<()> {
         let state = &self.context.state;
         let settings = &self.context.config.driver;
-        let limits = CutLimits { cases: settings.diff_batch, weight: i64::MAX, batches: settings.window * CUT_AHEAD };
+        let limits = CutLimits {
+            cases: settings.diff_batch,
+            weight: i64::MAX,
+            batches: settings.window * CUT_AHEAD,
+        };
         loop {
             let (_, before) = state.pending_cases(self.migration.id).await?;
             if before == 0 {
@@ -394,7 +432,10 @@ impl Driver {
     async fn settle(&self) -> Step<()> {
         self.phase(Phase::Settle).await?;
         let state = &self.context.state;
-        let migration = state.migration(&self.migration.domain).await?.ok_or(Interruption::LeaseLost)?;
+        let migration = state
+            .migration(&self.migration.domain)
+            .await?
+            .ok_or(Interruption::LeaseLost)?;
         if let Some(set_at) = migration.progress_set_at {
             let wait = chrono::Duration::from_std(self.context.config.hq.cache_wait()).unwrap_or_default();
             let until = set_at + wait;
@@ -447,7 +488,10 @@ impl Driver {
             if claimed == 0 {
                 return Err(why);
             }
-            self.context.state.expire_claims(self.migration.id, self.context.config.worker.max_attempts).await?;
+            self.context
+                .state
+                .expire_claims(self.migration.id, self.context.config.worker.max_attempts)
+                .await?;
             tokio::select! {
                 () = self.signals.shutdown.cancelled() => return Err(why),
                 () = self.lost.cancelled() => return Err(Interruption::LeaseLost),

@@ -22,7 +22,12 @@ fn staged_types() -> impl Iterator<Item = DocType> {
 }
 
 /// A page request of the domain's documents of one type.
-pub(crate) fn page_of(domain: &Domain, doc_type: DocType, cursor: &Cursor, limit: usize) -> Result<ViewPage, StateError> {
+pub(crate) fn page_of(
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<ViewPage, StateError> {
     let after = match (&cursor.after_key, &cursor.after_id) {
         (Some(key), Some(id)) => Some(ViewCursor {
             key: serde_json::from_str(key).map_err(|_| StateError::Corrupt("scan cursor"))?,
@@ -53,7 +58,11 @@ pub(crate) fn advance(cursor: &mut Cursor, page: &couch::Page) {
 /// Lets every scan look past its end again.
 pub(super) async fn reopen(driver: &Driver) -> Step<()> {
     for doc_type in staged_types() {
-        driver.context.state.reopen_scan(&driver.lease, &form_scan(doc_type)).await?;
+        driver
+            .context
+            .state
+            .reopen_scan(&driver.lease, &form_scan(doc_type))
+            .await?;
     }
     Ok(())
 }
@@ -84,7 +93,9 @@ async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
         }
         ids.sort_unstable();
         let batches: Vec<&[String]> = ids.chunks(settings.form_batch).collect();
-        state.insert_scanned(&driver.lease, &scan, &cursor, doc_type, &batches).await?;
+        state
+            .insert_scanned(&driver.lease, &scan, &cursor, doc_type, &batches)
+            .await?;
     }
     Ok(())
 }
@@ -113,7 +124,9 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
         while !cursor.complete {
             driver.pause(std::time::Duration::ZERO).await?;
             let after = cursor.after_id.as_deref();
-            let ids = target.case_ids_after(shard, &driver.migration.domain, after, settings.scan_page).await?;
+            let ids = target
+                .case_ids_after(shard, &driver.migration.domain, after, settings.scan_page)
+                .await?;
             cursor.complete = ids.is_empty();
             cursor.after_id = ids.last().cloned().or(cursor.after_id);
             cursor.scanned += i64::try_from(ids.len()).unwrap_or(0);

@@ -14,7 +14,13 @@ impl Driver {
         let context = &self.context;
         let domain = &self.migration.domain;
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
-        allow(Command::Migrate, Situation { migration: Some(&self.migration), on_sql: doc.is_on_sql() })?;
+        allow(
+            Command::Migrate,
+            Situation {
+                migration: Some(&self.migration),
+                on_sql: doc.is_on_sql(),
+            },
+        )?;
         context.forms_db.ensure_view(scan::DESIGN, scan::VIEW).await?;
         context.target.check_tables().await?;
         self.reconcile().await?;
@@ -23,12 +29,18 @@ impl Driver {
         if first && context.target.has_rows(domain).await? {
             return Err(Failure::new(
                 "C2S-4020",
-                format!("the target already holds forms or cases of {domain}, and this state schema knows nothing of them"),
+                format!(
+                    "the target already holds forms or cases of {domain}, and this state schema knows nothing of them"
+                ),
                 "find out where they come from; `reset` deletes them",
             )
             .into());
         }
-        let status = if first { Status::InProgress } else { self.migration.status };
+        let status = if first {
+            Status::InProgress
+        } else {
+            self.migration.status
+        };
         let options = context.domain_options(domain).to_json();
         let seq = context.forms_db.info().await?.update_seq;
         context.state.mark_started(&self.lease, status, &seq, &options).await?;
@@ -43,7 +55,10 @@ impl Driver {
         let context = &self.context;
         let domain = &self.migration.domain;
         if context.target.progress(domain).await?.status == HqStatus::NotStarted {
-            context.target.set_started(domain, HqStatus::InProgress, context.state.now().await?).await?;
+            context
+                .target
+                .set_started(domain, HqStatus::InProgress, context.state.now().await?)
+                .await?;
         }
         context.tell_hq(domain).await
     }
@@ -74,7 +89,10 @@ impl Driver {
         {
             return Err(Failure::new(
                 "C2S-4022",
-                format!("the target's fence of {domain} is of epoch {epoch}, the state schema is at {}: needs_reconcile", self.migration.epoch),
+                format!(
+                    "the target's fence of {domain} is of epoch {epoch}, the state schema is at {}: needs_reconcile",
+                    self.migration.epoch
+                ),
                 "the state schema is older than the target: it was restored from a back-up, or this is another one",
             ));
         }
