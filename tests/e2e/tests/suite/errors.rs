@@ -38,7 +38,7 @@ async fn errors_are_one_line_and_change_nothing() -> Result<()> {
         ("couch.toml", "source.url", format!("\"http://{NOWHERE}\""), "CouchDB"),
         ("target.toml", "target.default", format!("\"postgres://nobody@{NOWHERE}/hq\""), "target database"),
         ("state.toml", "state.url", format!("\"postgres://nobody@{NOWHERE}/state\""), "state"),
-        ("broker.toml", "broker.url", format!("\"amqp://nobody@{NOWHERE}/v\""), "RabbitMQ"),
+        ("broker.toml", "broker.url", format!("\"amqp://nobody@{NOWHERE}/v\""), "message broker"),
     ];
     for (file, key, value, name) in unreachable {
         let path = world.configuration_with(file, &[(key, &value)])?;
