@@ -2,6 +2,7 @@
 //!
 //! It reads the state schema, so that it shows the same whoever drives the run.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proto::ids::Domain;
 use state::stats::Progress;
 use state::{Migration, Phase};
-use std::io::IsTerminal;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -19,6 +19,10 @@ use crate::failure::Result;
 const REDRAW: Duration = Duration::from_millis(500);
 /// Pause between two lines elsewhere.
 const LINE: Duration = Duration::from_secs(5);
+
+/// The counts of a large domain take their time: the display waits this many times as long as its last reading took, so
+/// that it never costs more than a small share of the state database.
+const COST_SHARE: u32 = 20;
 
 /// A display that runs until it is finished.
 pub struct ProgressDisplay {
@@ -57,13 +61,16 @@ async fn show(context: Arc<Context>, migration: Migration, stop: CancellationTok
     }
     let pause = if terminal { REDRAW } else { LINE };
     let mut rate = Rate::new();
+    let mut cost = Duration::ZERO;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause.max(cost * COST_SHARE)) => {}
         }
+        let asked = Instant::now();
         let now = context.state.migration(&migration.domain).await;
         let progress = context.state.progress(migration.id).await;
+        cost = asked.elapsed();
         let (Ok(Some(now)), Ok(progress)) = (now, progress) else {
             continue;
         };

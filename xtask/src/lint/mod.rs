@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: every check runs, each finding is one line, the last line is the verdict.
 
 mod anchors;
+mod codes;
 mod dependencies;
 mod length;
 mod licences;
@@ -29,7 +30,7 @@ struct Check {
 }
 
 /// Cheap checks first, so that their findings are seen while the compiler works.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     Check {
         name: "rustfmt",
         weight: Weight::Failure,
@@ -39,6 +40,11 @@ const CHECKS: [Check; 8] = [
         name: "links of the docs",
         weight: Weight::Failure,
         run: links::check,
+    },
+    Check {
+        name: "error codes",
+        weight: Weight::Failure,
+        run: codes::check,
     },
     Check {
         name: "length of files",

@@ -439,8 +439,10 @@ impl Driver {
         if let Some(set_at) = migration.progress_set_at {
             let wait = chrono::Duration::from_std(self.context.config.hq.cache_wait()).unwrap_or_default();
             let until = set_at + wait;
-            while state.now().await? < until {
+            if state.now().await? < until {
                 tracing::info!(until = %until, "waiting for HQ's caches of the migration flag");
+            }
+            while state.now().await? < until {
                 self.pause(Duration::from_secs(1)).await?;
             }
         }
