@@ -132,19 +132,13 @@ impl FormHandler {
                 return Ok(written);
             }
             let refused = match self.merge(claim, &tx, &written).await {
-                Ok(()) => HashMap::new(),
-                Err(hqsql::Error::Row { document, source }) => {
-                    HashMap::from([(document, ("C2S-2305", source.to_string()))])
-                }
-                Err(error @ hqsql::Error::BlobKeyTaken { .. }) => {
-                    let hqsql::Error::BlobKeyTaken { document } = &error else {
-                        return Err(error.into());
-                    };
-                    HashMap::from([(document.clone(), (error.code(), error.to_string()))])
-                }
-                Err(error) => return Err(error.into()),
+                Ok(()) => None,
+                Err(error) => match error.document() {
+                    Some(document) => Some((document.to_owned(), error.code(), chain(&error))),
+                    None => return Err(error.into()),
+                },
             };
-            let stale: HashSet<String> = if refused.is_empty() {
+            let stale: HashSet<String> = if refused.is_none() {
                 let pairs: Vec<(String, String)> = written
                     .iter()
                     .map(|one| (one.candidate.doc_id.clone(), one.candidate.rev.clone()))
@@ -153,21 +147,21 @@ impl FormHandler {
             } else {
                 HashSet::new()
             };
-            if refused.is_empty() && stale.is_empty() {
+            if refused.is_none() && stale.is_empty() {
                 tx.commit().await?;
                 return Ok(written);
             }
             tx.rollback().await?;
             forms = Vec::with_capacity(written.len());
             for one in written {
-                match refused.get(&one.candidate.doc_id) {
-                    Some((code, message)) => {
+                match &refused {
+                    Some((document, code, message)) if *document == one.candidate.doc_id => {
                         results
                             .failed
                             .push(failed_candidate(&one.candidate, code, message.clone()));
                     }
-                    None if stale.contains(&one.candidate.doc_id) => {}
-                    None => forms.push((one.candidate, one.form)),
+                    _ if stale.contains(&one.candidate.doc_id) => {}
+                    _ => forms.push((one.candidate, one.form)),
                 }
             }
         }

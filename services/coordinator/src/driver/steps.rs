@@ -1,0 +1,106 @@
+//! Single steps of the driver, for commands that need no run.
+
+use std::sync::Arc;
+
+use broker::Broker;
+use proto::doctype::DocType;
+use proto::ids::Domain;
+use serde_json::json;
+use state::Migration;
+use state::scan::Cursor;
+use tokio_util::sync::CancellationToken;
+
+use super::{DESIGN, Dispatcher, Driver, Interruption, StopSignals, VIEW, scan};
+use crate::commands::HeldDomain;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+
+/// Compares the cases that are pending, without the other phases; `all` looks first for cases that are not on record.
+/// False when it was stopped.
+///
+/// # Errors
+/// Somebody else drives the domain, or what went wrong.
+pub async fn diff_only(
+    context: &Arc<Context>,
+    broker: Arc<dyn Broker>,
+    migration: &Migration,
+    signals: StopSignals,
+    which: DiffScope,
+) -> Result<bool> {
+    let held = HeldDomain::take(context, migration).await?;
+    let driver = Driver {
+        context: Arc::clone(context),
+        dispatcher: Dispatcher::new(context.state.clone(), broker, held.migration.clone(), &context.config),
+        migration: held.migration.clone(),
+        lease: held.lease.clone(),
+        signals,
+        lost: CancellationToken::new(),
+        run_id: None,
+    };
+    let compared = async {
+        if which == DiffScope::AllCases {
+            scan::record_all_cases(&driver).await?;
+        }
+        driver.diff_pending().await
+    }
+    .await;
+    held.give_back(context).await?;
+    match compared {
+        Ok(()) => Ok(true),
+        Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
+        Err(Interruption::LeaseLost) => Err(Failure::new(
+            "C2S-1509",
+            "the domain's lease was lost",
+            "see `stats` for who drives it now",
+        )),
+        Err(Interruption::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Which cases a diff without a migration looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiffScope {
+    /// All of both sides.
+    AllCases,
+    /// Those that are pending.
+    Pending,
+}
+
+/// How many documents of each type Couch has, for a domain that is not being migrated.
+///
+/// # Errors
+/// Couch's.
+pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(DocType, i64)>> {
+    let mut counts = Vec::with_capacity(DocType::ALL.len());
+    for doc_type in DocType::ALL {
+        let start = json!([domain.as_str(), doc_type.as_str()]);
+        let end = json!([domain.as_str(), doc_type.as_str(), {}]);
+        let reduced = context
+            .forms_db
+            .view_count(DESIGN, VIEW, Some(&start), Some(&end))
+            .await?;
+        let count = match reduced {
+            Some(count) => i64::try_from(count).unwrap_or(i64::MAX),
+            None => scan::count(context, domain, doc_type).await?,
+        };
+        counts.push((doc_type, count));
+    }
+    Ok(counts)
+}
+
+/// A page of the documents that the view lists after a scan's cursor.
+///
+/// # Errors
+/// Couch's.
+pub async fn scan_page_after(
+    context: &Context,
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<couch::Page> {
+    Ok(context
+        .forms_db
+        .view_page(&scan::page_of(domain, doc_type, cursor, limit)?)
+        .await?)
+}
