@@ -12,6 +12,7 @@
 //! * [`stats`]: what the operator is shown.
 //! * [`commit`], [`reset`]: the two ends of a migration.
 
+mod again;
 pub mod batch;
 pub mod case_stage;
 pub mod commit;

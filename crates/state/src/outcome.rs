@@ -38,12 +38,25 @@ pub(crate) async fn record_outcomes(
     ] {
         sqlx::query(sql).bind(id).bind(&settled).execute(&mut **tx).await?;
     }
-    let noop: Vec<&str> = forms.iter().filter(|form| form.has_noop_block).map(|form| form.form_id.as_str()).collect();
-    let problem: Vec<&str> =
-        forms.iter().filter(|form| form.is_problem_form).map(|form| form.form_id.as_str()).collect();
+    let noop: Vec<&str> = forms
+        .iter()
+        .filter(|form| form.has_noop_block)
+        .map(|form| form.form_id.as_str())
+        .collect();
+    let problem: Vec<&str> = forms
+        .iter()
+        .filter(|form| form.is_problem_form)
+        .map(|form| form.form_id.as_str())
+        .collect();
     for (sql, list) in [
-        ("insert into no_action_case_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing", noop),
-        ("insert into problem_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing", problem),
+        (
+            "insert into no_action_case_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing",
+            noop,
+        ),
+        (
+            "insert into problem_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing",
+            problem,
+        ),
     ] {
         if !list.is_empty() {
             sqlx::query(sql).bind(id).bind(&list).execute(&mut **tx).await?;
@@ -73,7 +86,10 @@ pub(crate) async fn record_outcomes(
         rev: doc.rev.as_deref(),
     });
     record_errors(tx, claim.migration_id, errors.collect()).await?;
-    let missing = failed.iter().filter(|doc| doc.missing).map(|doc| (doc.kind.as_str(), doc.doc_id.as_str()));
+    let missing = failed
+        .iter()
+        .filter(|doc| doc.missing)
+        .map(|doc| (doc.kind.as_str(), doc.doc_id.as_str()));
     record_missing_docs(tx, claim.migration_id, missing.collect()).await
 }
 
@@ -87,8 +103,10 @@ pub(crate) async fn record_errors(
         return Ok(());
     }
     // One row a document, and in the order of the key: two transactions with the same documents must not deadlock.
-    let newest: BTreeMap<(&str, &str), DocError<'_>> =
-        errors.into_iter().map(|error| ((error.kind, error.doc_id), error)).collect();
+    let newest: BTreeMap<(&str, &str), DocError<'_>> = errors
+        .into_iter()
+        .map(|error| ((error.kind, error.doc_id), error))
+        .collect();
     sqlx::query(
         "insert into doc_error (migration_id, kind, doc_id, code, message, rev)
          select $1, kind, doc_id, code, message, rev

@@ -1,0 +1,147 @@
+//! What goes through a stage again: documents that failed, that are missing, or that have changed since.
+
+use proto::doctype::DocType;
+use proto::topology::Stage;
+use sqlx::Row;
+
+use crate::batch::insert_batch;
+use crate::migration::DriverLease;
+use crate::scan::{insert_case_states, lock_case_states, with_buckets};
+use crate::{MigrationId, State, StateError};
+
+impl State {
+    /// Inserts form batches for documents that have an error or a form diff on record or are missing, to try them again.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn requeue_failed(&self, held: &DriverLease, batch: usize) -> Result<usize, StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        let rows = sqlx::query(
+            "select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
+             union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
+             union select kind, doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%'
+             order by 1, 2",
+        )
+        .bind(held.migration_id.0)
+        .fetch_all(&mut *tx)
+        .await?;
+        sqlx::query("delete from form_verdict where migration_id = $1")
+            .bind(held.migration_id.0)
+            .execute(&mut *tx)
+            .await?;
+        let mut by_kind: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+        for row in &rows {
+            by_kind
+                .entry(row.try_get("kind")?)
+                .or_default()
+                .push(row.try_get("doc_id")?);
+        }
+        for (kind, ids) in &by_kind {
+            for part in ids.chunks(batch) {
+                insert_batch(&mut tx, held.migration_id.0, Stage::Form.as_str(), kind, part, None).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(rows.len())
+    }
+
+    /// Compares revisions of documents of a type, as Couch has them now, with those that were migrated, and has what has
+    /// changed since migrated again. Gives how many. Documents that were never staged are left to their scan.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn requeue_changed(
+        &self,
+        held: &DriverLease,
+        doc_type: DocType,
+        revisions: &[(String, String)],
+        batch: usize,
+    ) -> Result<usize, StateError> {
+        let (ids, revs): (Vec<&str>, Vec<&str>) = revisions.iter().map(|(id, rev)| (id.as_str(), rev.as_str())).unzip();
+        let mut tx = self.driver_tx(held).await?;
+        let changed: Vec<String> = sqlx::query_scalar(
+            "select d.doc_id from unnest($2::text[], $3::text[]) i(id, rev)
+             join doc_revision d on d.migration_id = $1 and d.doc_id = i.id where d.rev <> i.rev order by 1",
+        )
+        .bind(held.migration_id.0)
+        .bind(&ids)
+        .bind(&revs)
+        .fetch_all(&mut *tx)
+        .await?;
+        for part in changed.chunks(batch) {
+            insert_batch(
+                &mut tx,
+                held.migration_id.0,
+                Stage::Form.as_str(),
+                doc_type.as_str(),
+                part,
+                None,
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(changed.len())
+    }
+
+    /// Compares revisions of cases, as Couch has them now, with those that were compared, and has the others compared
+    /// again. Gives how many.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn rediff_changed(&self, held: &DriverLease, revisions: &[(String, String)]) -> Result<u64, StateError> {
+        let (ids, revs): (Vec<String>, Vec<&str>) =
+            revisions.iter().map(|(id, rev)| (id.clone(), rev.as_str())).unzip();
+        let mut tx = self.driver_tx(held).await?;
+        lock_case_states(&mut tx, held.migration_id, &ids).await?;
+        let (buckets, ids) = with_buckets(&ids);
+        let changed = sqlx::query(
+            "update case_state s set diffed_generation = null
+             from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, rev)
+             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+               and s.diffed_generation is not null and s.diffed_rev is distinct from i.rev",
+        )
+        .bind(held.migration_id.0)
+        .bind(&buckets)
+        .bind(&ids)
+        .bind(&revs)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Asks for a diff of these cases again, or of all.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn request_diff(&self, id: MigrationId, case_ids: Option<&[String]>) -> Result<u64, StateError> {
+        let result = match case_ids {
+            None => {
+                sqlx::query("update case_state set diffed_generation = null where migration_id = $1 and diffed_generation is not null")
+                    .bind(id.0)
+                    .execute(&self.pool)
+                    .await?
+            }
+            Some(case_ids) => {
+                let mut tx = self.pool.begin().await?;
+                insert_case_states(&mut tx, id, case_ids).await?;
+                lock_case_states(&mut tx, id, case_ids).await?;
+                let (buckets, ids) = with_buckets(case_ids);
+                let result = sqlx::query(
+                    "update case_state s set diffed_generation = null
+                     from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+                     where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+                )
+                .bind(id.0)
+                .bind(&buckets)
+                .bind(&ids)
+                .execute(&mut *tx)
+                .await?;
+                tx.commit().await?;
+                result
+            }
+        };
+        Ok(result.rows_affected())
+    }
+}
