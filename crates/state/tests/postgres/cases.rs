@@ -13,8 +13,15 @@ async fn a_form_staged_after_the_inputs_were_read_leaves_its_case_dirty() {
     let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
     assert_eq!((inputs.dirty.len(), inputs.staged.len()), (2, 2));
     fixture.stage(&driven, &[("g", "1-a", &["a"])]).await;
-    let results = CaseResults { replayed: claim.ids.clone(), ..CaseResults::default() };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+    let results = CaseResults {
+        replayed: claim.ids.clone(),
+        ..CaseResults::default()
+    };
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
     assert_eq!(fixture.dirty(&driven).await, ["a"]);
 }
 
@@ -60,12 +67,28 @@ async fn a_case_that_cannot_be_built_is_on_record_until_a_replay_builds_it() {
     let results = CaseResults {
         replayed: claim.ids.clone(),
         // One case may fail in more than one way; the last one stands.
-        failed: vec![failed("b", "C2S-2210"), failed("a", "C2S-2209"), failed("a", "C2S-2210")],
+        failed: vec![
+            failed("b", "C2S-2210"),
+            failed("a", "C2S-2209"),
+            failed("a", "C2S-2210"),
+        ],
         ..CaseResults::default()
     };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
-    assert_eq!(fixture.errors(&driven).await, ["CommCareCase/a/C2S-2210", "CommCareCase/b/C2S-2210"]);
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.errors(&driven).await,
+        ["CommCareCase/a/C2S-2210", "CommCareCase/b/C2S-2210"]
+    );
     fixture.replay(&driven, &["a"]).await;
     assert_eq!(fixture.errors(&driven).await, ["CommCareCase/b/C2S-2210"]);
-    assert_eq!(strings(&["b"]), fixture.strings("select doc_id from doc_error where migration_id = $1", &driven).await);
+    assert_eq!(
+        strings(&["b"]),
+        fixture
+            .strings("select doc_id from doc_error where migration_id = $1", &driven)
+            .await
+    );
 }

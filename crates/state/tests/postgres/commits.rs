@@ -21,7 +21,9 @@ async fn nothing_stands_against_an_empty_migration() {
 async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
     let (fixture, driven) = Fixture::with_domain().await;
     let other = fixture.drive("other").await;
-    fixture.stage(&driven, &[("f", "1-a", &["a", "b", "c"]), ("g", "1-a", &["a"])]).await;
+    fixture
+        .stage(&driven, &[("f", "1-a", &["a", "b", "c"]), ("g", "1-a", &["a"])])
+        .await;
     fixture.replay(&driven, &["b", "c"]).await;
     let diff = fixture.claimed(&driven, Stage::Diff, &["b"]).await;
     let found = CaseComparison {
@@ -33,14 +35,26 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
         changes: Some(("[2]".to_owned(), "rebuild case".to_owned())),
     };
     fixture.state.finish_diffs(&diff, &[found]).await.unwrap();
-    fixture.execute("update staged_update set rules = rules + 1 where form_id = 'g'").await;
+    fixture
+        .execute("update staged_update set rules = rules + 1 where form_id = 'g'")
+        .await;
     fixture.batch(&driven, Stage::Form, &["x"]).await;
     let parked = fixture.claimed(&driven, Stage::Form, &["y"]).await;
     fixture.state.fail_claim(&parked, "C2S-1", "boom", 1).await.unwrap();
-    let cursor = state::scan::Cursor { complete: true, scanned: 7, ..Default::default() };
+    let cursor = state::scan::Cursor {
+        complete: true,
+        scanned: 7,
+        ..Default::default()
+    };
     fixture
         .state
-        .record_missing(&driven.lease, "missing:x", &cursor, DocType::XFormArchived, &["m".to_owned()])
+        .record_missing(
+            &driven.lease,
+            "missing:x",
+            &cursor,
+            DocType::XFormArchived,
+            &["m".to_owned()],
+        )
         .await
         .unwrap();
 
@@ -63,22 +77,52 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
 
     let progress = fixture.state.progress(driven.id).await.unwrap();
     assert_eq!((progress.staged, progress.replayed, progress.dirty), (2, 2, 2));
-    assert_eq!((progress.cases, progress.diffed, progress.errors, progress.open_batches), (2, 1, 1, 1));
+    assert_eq!(
+        (progress.cases, progress.diffed, progress.errors, progress.open_batches),
+        (2, 1, 1, 1)
+    );
     let stats = fixture.state.type_stats(driven.id).await.unwrap();
     assert_eq!(stats.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), DocType::ALL);
     let of = |kind: DocType| stats.iter().find(|(found, _)| *found == kind).unwrap().1;
-    assert_eq!(of(DocType::XFormInstance), TypeStats { docs: 2, ..TypeStats::default() });
-    assert_eq!(of(DocType::CommCareCase), TypeStats { docs: 2, diffs: 1, missing: 0, changes: 1 });
-    assert_eq!(of(DocType::XFormArchived), TypeStats { docs: 7, missing: 1, ..TypeStats::default() });
+    assert_eq!(
+        of(DocType::XFormInstance),
+        TypeStats {
+            docs: 2,
+            ..TypeStats::default()
+        }
+    );
+    assert_eq!(
+        of(DocType::CommCareCase),
+        TypeStats {
+            docs: 2,
+            diffs: 1,
+            missing: 0,
+            changes: 1
+        }
+    );
+    assert_eq!(
+        of(DocType::XFormArchived),
+        TypeStats {
+            docs: 7,
+            missing: 1,
+            ..TypeStats::default()
+        }
+    );
 }
 
 #[tokio::test]
 async fn the_steps_of_a_commit_are_on_record_and_its_end_completes_the_migration() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
-    state.set_commit_step(&driven.lease, CommitStep::Intent, Some("5-x")).await.unwrap();
+    state
+        .set_commit_step(&driven.lease, CommitStep::Intent, Some("5-x"))
+        .await
+        .unwrap();
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
-    assert_eq!((migration.commit_step, migration.commit_rev.as_deref()), (Some(CommitStep::Intent), Some("5-x")));
+    assert_eq!(
+        (migration.commit_step, migration.commit_rev.as_deref()),
+        (Some(CommitStep::Intent), Some("5-x"))
+    );
     state.clear_commit(&driven.lease).await.unwrap();
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!((migration.commit_step, migration.commit_rev), (None, None));
@@ -87,24 +131,43 @@ async fn the_steps_of_a_commit_are_on_record_and_its_end_completes_the_migration
         let rev = (step == CommitStep::Intent).then_some("6-y");
         state.set_commit_step(&driven.lease, step, rev).await.unwrap();
         let migration = state.migration(&driven.domain).await.unwrap().unwrap();
-        assert_eq!((migration.commit_step, migration.commit_rev.as_deref()), (Some(step), Some("6-y")));
+        assert_eq!(
+            (migration.commit_step, migration.commit_rev.as_deref()),
+            (Some(step), Some("6-y"))
+        );
         assert_eq!(migration.status, Status::NotStarted);
     }
-    state.set_commit_step(&driven.lease, CommitStep::Done, None).await.unwrap();
+    state
+        .set_commit_step(&driven.lease, CommitStep::Done, None)
+        .await
+        .unwrap();
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!(migration.status, Status::Complete);
     state.clear_commit(&driven.lease).await.unwrap_err();
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
-    assert_eq!((migration.status, migration.commit_step), (Status::Complete, Some(CommitStep::Done)));
+    assert_eq!(
+        (migration.status, migration.commit_step),
+        (Status::Complete, Some(CommitStep::Done))
+    );
 }
 
 #[tokio::test]
 async fn staged_effects_carry_the_version_of_the_rules() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
-    let results = FormResults { forms: vec![staged_form("f", "1-a", &["a"], &standing["f"])], ..FormResults::default() };
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
+    let results = FormResults {
+        forms: vec![staged_form("f", "1-a", &["a"], &standing["f"])],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
-    let rules: i16 = sqlx::query_scalar("select rules from staged_update").fetch_one(&fixture.sql).await.unwrap();
+    let rules: i16 = sqlx::query_scalar("select rules from staged_update")
+        .fetch_one(&fixture.sql)
+        .await
+        .unwrap();
     assert_eq!(rules, proto::effects::RULES_VERSION);
 }

@@ -21,7 +21,10 @@ const WORKERS: u64 = 4;
 
 /// The cases that a revision of a form touches: a function of both, so that every worker knows the same.
 fn cases_of(form: u32, number: u32) -> Vec<String> {
-    (0..CASES).filter(|case| (form * 7 + number * 5 + case * 3).is_multiple_of(4)).map(|case| format!("case-{case}")).collect()
+    (0..CASES)
+        .filter(|case| (form * 7 + number * 5 + case * 3).is_multiple_of(4))
+        .map(|case| format!("case-{case}"))
+        .collect()
 }
 
 /// Some of many, in random order.
@@ -75,7 +78,10 @@ async fn fail(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
         message: "bad".to_owned(),
         missing: true,
     };
-    let results = FormResults { failed: bad.iter().map(failed).collect(), ..FormResults::default() };
+    let results = FormResults {
+        failed: bad.iter().map(failed).collect(),
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
 }
 
@@ -96,8 +102,16 @@ async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
         }
     }
     verdicts.shuffle(random);
-    let results = CaseResults { replayed: claim.ids.clone(), verdicts, failed: Vec::new() };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+    let results = CaseResults {
+        replayed: claim.ids.clone(),
+        verdicts,
+        failed: Vec::new(),
+    };
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
 }
 
 async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
@@ -118,7 +132,18 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     found.shuffle(random);
     fixture.state.finish_diffs(&claim, &found).await.unwrap();
     if random.random_bool(0.3) {
-        fixture.state.request_diff(driven.id, Some(&some(random, "case", CASES))).await.unwrap();
+        let revisions: Vec<_> = some(random, "case", CASES)
+            .into_iter()
+            .map(|id| (id, "9-z".to_owned()))
+            .collect();
+        fixture.state.rediff_changed(&driven.lease, &revisions).await.unwrap();
+    }
+    if random.random_bool(0.3) {
+        fixture
+            .state
+            .request_diff(driven.id, Some(&some(random, "case", CASES)))
+            .await
+            .unwrap();
     }
 }
 
@@ -159,9 +184,16 @@ async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_s
     // A form whose newest revision was refused before it was staged again keeps what that revision had staged.
     let expected: BTreeSet<String> = newest
         .iter()
-        .flat_map(|(form, number)| cases_of(*form, *number).into_iter().map(move |case| format!("{case}/form-{form}")))
+        .flat_map(|(form, number)| {
+            cases_of(*form, *number)
+                .into_iter()
+                .map(move |case| format!("{case}/form-{form}"))
+        })
         .collect();
-    assert_eq!(fixture.staged(driven).await.into_iter().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(
+        fixture.staged(driven).await.into_iter().collect::<BTreeSet<_>>(),
+        expected
+    );
 
     // What is dirty at the end is replayed once more, and then nothing is.
     let all: Vec<String> = (0..CASES).map(|case| format!("case-{case}")).collect();

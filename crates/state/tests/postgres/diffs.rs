@@ -31,7 +31,10 @@ async fn the_cases_to_compare_come_with_their_generations() {
     let (fixture, driven, claim) = with_replayed_cases(&["a", "b"]).await;
     fixture.replay(&driven, &["b"]).await;
     let cases = fixture.state.cases_to_diff(&claim).await.unwrap();
-    let told: Vec<_> = cases.iter().map(|case| (case.case_id.as_str(), case.generation)).collect();
+    let told: Vec<_> = cases
+        .iter()
+        .map(|case| (case.case_id.as_str(), case.generation))
+        .collect();
     assert_eq!(told, [("a", 1), ("b", 2)]);
 }
 
@@ -42,20 +45,61 @@ async fn a_comparison_settles_its_case_and_replaces_what_was_found_before() {
     let mut changed = comparison("b", 1, None);
     changed.changes = Some(("[1]".to_owned(), "rebuild case".to_owned()));
     changed.kind = "CommCareCase-Deleted".to_owned();
-    assert_eq!(state.finish_diffs(&claim, &[comparison("a", 1, Some("[2]")), changed]).await.unwrap(), 0);
+    assert_eq!(
+        state
+            .finish_diffs(&claim, &[comparison("a", 1, Some("[2]")), changed])
+            .await
+            .unwrap(),
+        0
+    );
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 0));
-    assert_eq!(state.cases_with_records(driven.id, RecordTable::Diffs).await.unwrap(), ["a"]);
-    assert_eq!(state.cases_with_records(driven.id, RecordTable::Changes).await.unwrap(), ["b"]);
-    let changes = state.change_records(driven.id, &strings(&["CommCareCase-Deleted"]), &[], None, 5).await.unwrap();
-    assert_eq!((changes[0].doc_id.as_str(), changes[0].reason.as_deref()), ("b", Some("rebuild case")));
-    assert_eq!(fixture.strings("select diffed_rev from case_state where migration_id = $1", &driven).await, ["3-c", "3-c"]);
+    assert_eq!(
+        state.cases_with_records(driven.id, RecordTable::Diffs).await.unwrap(),
+        ["a"]
+    );
+    assert_eq!(
+        state.cases_with_records(driven.id, RecordTable::Changes).await.unwrap(),
+        ["b"]
+    );
+    let changes = state
+        .change_records(driven.id, &strings(&["CommCareCase-Deleted"]), &[], None, 5)
+        .await
+        .unwrap();
+    assert_eq!(
+        (changes[0].doc_id.as_str(), changes[0].reason.as_deref()),
+        ("b", Some("rebuild case"))
+    );
+    assert_eq!(
+        fixture
+            .strings("select diffed_rev from case_state where migration_id = $1", &driven)
+            .await,
+        ["3-c", "3-c"]
+    );
 
     assert_eq!(state.request_diff(driven.id, None).await.unwrap(), 2);
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 2));
     let claim = fixture.claimed(&driven, Stage::Diff, &["a", "b"]).await;
-    assert_eq!(state.finish_diffs(&claim, &[comparison("a", 1, None), comparison("b", 1, None)]).await.unwrap(), 0);
-    assert!(state.diff_records(driven.id, &[], &[], None, 5).await.unwrap().is_empty());
-    assert!(state.change_records(driven.id, &[], &[], None, 5).await.unwrap().is_empty());
+    assert_eq!(
+        state
+            .finish_diffs(&claim, &[comparison("a", 1, None), comparison("b", 1, None)])
+            .await
+            .unwrap(),
+        0
+    );
+    assert!(
+        state
+            .diff_records(driven.id, &[], &[], None, 5)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        state
+            .change_records(driven.id, &[], &[], None, 5)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -64,8 +108,19 @@ async fn a_comparison_is_dropped_when_its_case_was_replayed_meanwhile() {
     fixture.replay(&driven, &["a"]).await;
     let found = [comparison("a", 1, Some("[1]")), comparison("b", 1, Some("[1]"))];
     assert_eq!(fixture.state.finish_diffs(&claim, &found).await.unwrap(), 1);
-    assert_eq!(fixture.state.cases_with_records(driven.id, RecordTable::Diffs).await.unwrap(), ["b"]);
-    assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 1), "it stays pending");
+    assert_eq!(
+        fixture
+            .state
+            .cases_with_records(driven.id, RecordTable::Diffs)
+            .await
+            .unwrap(),
+        ["b"]
+    );
+    assert_eq!(
+        fixture.state.pending_cases(driven.id).await.unwrap(),
+        (0, 1),
+        "it stays pending"
+    );
 }
 
 #[tokio::test]
@@ -75,7 +130,14 @@ async fn a_comparison_is_dropped_when_its_case_is_dirty() {
     let found = [comparison("a", 1, Some("[1]")), comparison("b", 1, None)];
     assert_eq!(fixture.state.finish_diffs(&claim, &found).await.unwrap(), 1);
     assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (1, 1));
-    assert!(fixture.state.cases_with_records(driven.id, RecordTable::Diffs).await.unwrap().is_empty());
+    assert!(
+        fixture
+            .state
+            .cases_with_records(driven.id, RecordTable::Diffs)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -87,7 +149,11 @@ async fn diffs_of_forms_are_not_those_of_cases() {
             driven.id.0
         ))
         .await;
-    fixture.state.finish_diffs(&claim, &[comparison("same-id", 1, None)]).await.unwrap();
+    fixture
+        .state
+        .finish_diffs(&claim, &[comparison("same-id", 1, None)])
+        .await
+        .unwrap();
     let left = fixture.state.diff_records(driven.id, &[], &[], None, 5).await.unwrap();
     assert_eq!((left.len(), left[0].kind.as_str()), (1, "XFormInstance"));
 }
@@ -95,7 +161,14 @@ async fn diffs_of_forms_are_not_those_of_cases() {
 #[tokio::test]
 async fn a_diff_can_be_asked_for_cases_that_nobody_has_seen() {
     let (fixture, driven, _) = with_replayed_cases(&["a"]).await;
-    assert_eq!(fixture.state.request_diff(driven.id, Some(&strings(&["a", "new"]))).await.unwrap(), 2);
+    assert_eq!(
+        fixture
+            .state
+            .request_diff(driven.id, Some(&strings(&["a", "new"])))
+            .await
+            .unwrap(),
+        2
+    );
     assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 2));
 }
 
@@ -121,6 +194,10 @@ async fn records_are_paged_by_kind_and_document() {
         seen.extend(page.into_iter().map(|record| record.kind + &record.doc_id));
     }
     assert_eq!(seen, ["A1", "A2", "B0", "B1", "C7"]);
-    let some = fixture.state.diff_records(driven.id, &strings(&["B"]), &strings(&["1", "2"]), None, 9).await.unwrap();
+    let some = fixture
+        .state
+        .diff_records(driven.id, &strings(&["B"]), &strings(&["1", "2"]), None, 9)
+        .await
+        .unwrap();
     assert_eq!(some.len(), 1);
 }

@@ -22,13 +22,25 @@ async fn rows_that_are_due_and_not_published_are_published_oldest_first_and_once
     fixture.batch(&other, Stage::Form, &["y"]).await;
 
     let rows = fixture.state.publishable(driven.id, Stage::Form, 2).await.unwrap();
-    assert_eq!(rows.iter().map(|row| (row.batch_id, row.count)).collect::<Vec<_>>(), [(first, 2), (second, 1)]);
+    assert_eq!(
+        rows.iter().map(|row| (row.batch_id, row.count)).collect::<Vec<_>>(),
+        [(first, 2), (second, 1)]
+    );
     fixture.state.mark_published(&[first]).await.unwrap();
     assert_eq!(publishable(&fixture, &driven, 10).await, [second.0, third.0]);
     fixture.claim(&driven, Stage::Form, second).await.unwrap();
-    assert_eq!(publishable(&fixture, &driven, 10).await, [third.0], "what is claimed needs no message");
-    fixture.execute("update batch set next_at = now() + interval '1 hour'").await;
-    assert!(publishable(&fixture, &driven, 10).await.is_empty(), "what is not due waits");
+    assert_eq!(
+        publishable(&fixture, &driven, 10).await,
+        [third.0],
+        "what is claimed needs no message"
+    );
+    fixture
+        .execute("update batch set next_at = now() + interval '1 hour'")
+        .await;
+    assert!(
+        publishable(&fixture, &driven, 10).await.is_empty(),
+        "what is not due waits"
+    );
 }
 
 #[tokio::test]
@@ -45,39 +57,101 @@ async fn lost_messages_are_published_again_and_young_ones_are_not() {
     let old = fixture.batch(&driven, Stage::Form, &["a"]).await;
     let young = fixture.batch(&driven, Stage::Form, &["b"]).await;
     fixture.state.mark_published(&[old, young]).await.unwrap();
-    assert_eq!(fixture.state.forget_published(driven.id, Stage::Form, LONG).await.unwrap(), 0);
+    assert_eq!(
+        fixture
+            .state
+            .forget_published(driven.id, Stage::Form, LONG)
+            .await
+            .unwrap(),
+        0
+    );
     sqlx::query("update batch set published_at = now() - interval '2 hours' where id = $1")
         .bind(old.0)
         .execute(&fixture.sql)
         .await
         .unwrap();
-    assert_eq!(fixture.state.forget_published(driven.id, Stage::Case, LONG).await.unwrap(), 0);
-    assert_eq!(fixture.state.forget_published(driven.id, Stage::Form, LONG).await.unwrap(), 1);
+    assert_eq!(
+        fixture
+            .state
+            .forget_published(driven.id, Stage::Case, LONG)
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        fixture
+            .state
+            .forget_published(driven.id, Stage::Form, LONG)
+            .await
+            .unwrap(),
+        1
+    );
     assert_eq!(publishable(&fixture, &driven, 10).await, [old.0]);
 }
 
 #[tokio::test]
 async fn a_stage_is_drained_when_its_rows_say_so() {
     let (fixture, driven) = Fixture::with_domain().await;
-    assert!(fixture.state.open_batches(driven.id, Stage::Form).await.unwrap().is_drained());
+    assert!(
+        fixture
+            .state
+            .open_batches(driven.id, Stage::Form)
+            .await
+            .unwrap()
+            .is_drained()
+    );
     let published = fixture.batch(&driven, Stage::Form, &["a"]).await;
     fixture.batch(&driven, Stage::Form, &["b"]).await;
     let claim = fixture.claimed(&driven, Stage::Form, &["c"]).await;
     let parked = fixture.claimed(&driven, Stage::Form, &["d"]).await;
     fixture.state.fail_claim(&parked, "C2S-1", "boom", 1).await.unwrap();
     let done = fixture.claimed(&driven, Stage::Form, &["e"]).await;
-    fixture.state.finish_forms(&done, &FormResults::default()).await.unwrap();
+    fixture
+        .state
+        .finish_forms(&done, &FormResults::default())
+        .await
+        .unwrap();
     fixture.state.mark_published(&[published]).await.unwrap();
     let open = fixture.state.open_batches(driven.id, Stage::Form).await.unwrap();
-    assert_eq!(open, OpenBatches { ready: 2, published: 1, claimed: 1, parked: 1 });
+    assert_eq!(
+        open,
+        OpenBatches {
+            ready: 2,
+            published: 1,
+            claimed: 1,
+            parked: 1
+        }
+    );
     assert!(!open.is_drained());
 
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
-    assert!(!fixture.state.open_batches(driven.id, Stage::Form).await.unwrap().is_drained());
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
+    assert!(
+        !fixture
+            .state
+            .open_batches(driven.id, Stage::Form)
+            .await
+            .unwrap()
+            .is_drained()
+    );
     while let Some(claim) = fixture.claim_next(&driven, Stage::Form).await {
-        fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+        fixture
+            .state
+            .finish_forms(&claim, &FormResults::default())
+            .await
+            .unwrap();
     }
-    assert!(fixture.state.open_batches(driven.id, Stage::Form).await.unwrap().is_drained());
+    assert!(
+        fixture
+            .state
+            .open_batches(driven.id, Stage::Form)
+            .await
+            .unwrap()
+            .is_drained()
+    );
 }
 
 #[tokio::test]
@@ -86,10 +160,18 @@ async fn folding_moves_finished_batches_into_totals_and_loses_no_count() {
     let other = fixture.drive("other").await;
     for (driven, ids) in [(&driven, ["a", "b"]), (&driven, ["c", "d"]), (&other, ["e", "f"])] {
         let claim = fixture.claimed(driven, Stage::Form, &ids).await;
-        fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+        fixture
+            .state
+            .finish_forms(&claim, &FormResults::default())
+            .await
+            .unwrap();
     }
     let open = fixture.batch(&driven, Stage::Form, &["g"]).await;
-    assert_eq!(fixture.state.progress(driven.id).await.unwrap().staged, 4, "before it is folded");
+    assert_eq!(
+        fixture.state.progress(driven.id).await.unwrap().staged,
+        4,
+        "before it is folded"
+    );
     let (one, two) = tokio::join!(fixture.state.fold_done(driven.id), fixture.state.fold_done(driven.id));
     one.unwrap();
     two.unwrap();
@@ -106,8 +188,16 @@ async fn folding_moves_finished_batches_into_totals_and_loses_no_count() {
     assert_eq!(fixture.state.progress(other.id).await.unwrap().staged, 2);
 
     let claim = fixture.claim(&driven, Stage::Form, open).await.unwrap();
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
-    assert_eq!(fixture.state.progress(driven.id).await.unwrap().staged, 5, "folded and not folded together");
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.state.progress(driven.id).await.unwrap().staged,
+        5,
+        "folded and not folded together"
+    );
     fixture.state.fold_done(driven.id).await.unwrap();
     assert_eq!(fixture.state.progress(driven.id).await.unwrap().staged, 5);
 }

@@ -15,7 +15,11 @@ const MAX_ATTEMPTS: i32 = 5;
 async fn an_expired_claim_counts_as_a_failure() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["a"]).await;
-    assert_eq!(fixture.state.expire_claims(driven.id, MAX_ATTEMPTS).await.unwrap(), 0, "its lease still runs");
+    assert_eq!(
+        fixture.state.expire_claims(driven.id, MAX_ATTEMPTS).await.unwrap(),
+        0,
+        "its lease still runs"
+    );
     fixture.let_expire(claim.batch_id).await;
     let before = fixture.state.now().await.unwrap();
     assert_eq!(fixture.state.expire_claims(driven.id, MAX_ATTEMPTS).await.unwrap(), 1);
@@ -43,7 +47,11 @@ async fn a_claim_that_is_renewed_at_the_last_moment_is_not_expired() {
     fixture.until_waiting(1).await;
     renewal.commit().await.unwrap();
     assert_eq!(expiring.await.unwrap(), 0);
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -52,10 +60,18 @@ async fn a_batch_that_fails_twice_is_split_in_parts_of_all_its_documents() {
     let ids: Vec<String> = (0..20).map(|n| format!("f{n:02}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let claim = fixture.claimed(&driven, Stage::Form, &ids).await;
-    let after = fixture.state.fail_claim(&claim, "C2S-1", "boom", MAX_ATTEMPTS).await.unwrap();
+    let after = fixture
+        .state
+        .fail_claim(&claim, "C2S-1", "boom", MAX_ATTEMPTS)
+        .await
+        .unwrap();
     assert_eq!(after, AfterFailure::Again, "one failure may be chance");
     let claim = fixture.claim_next(&driven, Stage::Form).await.unwrap();
-    let after = fixture.state.fail_claim(&claim, "C2S-1", "boom", MAX_ATTEMPTS).await.unwrap();
+    let after = fixture
+        .state
+        .fail_claim(&claim, "C2S-1", "boom", MAX_ATTEMPTS)
+        .await
+        .unwrap();
     assert_eq!(after, AfterFailure::Split);
     assert!(fixture.batch_row(claim.batch_id).await.is_none());
 
@@ -69,7 +85,10 @@ async fn a_batch_that_fails_twice_is_split_in_parts_of_all_its_documents() {
     assert_eq!(together, strings(&ids), "no document is lost or doubled");
     assert!(parts.len() > 1);
     for (ids, count, attempt, split_from) in parts {
-        assert_eq!((i32::try_from(ids.len()).unwrap(), attempt, split_from), (count, 0, claim.batch_id.0));
+        assert_eq!(
+            (i32::try_from(ids.len()).unwrap(), attempt, split_from),
+            (count, 0, claim.batch_id.0)
+        );
     }
     assert!(fixture.errors(&driven).await.is_empty());
 }
@@ -85,9 +104,17 @@ async fn a_bad_document_ends_alone_with_its_error_and_its_neighbours_go_through(
         rounds += 1;
         assert!(rounds < 60, "it ends");
         if claim.ids.contains(&"f042".to_owned()) {
-            fixture.state.fail_claim(&claim, "C2S-2301", "a bad document", MAX_ATTEMPTS).await.unwrap();
+            fixture
+                .state
+                .fail_claim(&claim, "C2S-2301", "a bad document", MAX_ATTEMPTS)
+                .await
+                .unwrap();
         } else {
-            fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+            fixture
+                .state
+                .finish_forms(&claim, &FormResults::default())
+                .await
+                .unwrap();
         }
     }
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f042/C2S-2301"]);
@@ -95,7 +122,12 @@ async fn a_bad_document_ends_alone_with_its_error_and_its_neighbours_go_through(
     assert!(open.is_drained(), "a parked document does not hold up the stage");
     assert_eq!(open.parked, 1);
     assert_eq!(
-        fixture.number("select sum(item_count) from batch where migration_id = $1 and state = 'done'", &driven).await,
+        fixture
+            .number(
+                "select sum(item_count) from batch where migration_id = $1 and state = 'done'",
+                &driven
+            )
+            .await,
         99
     );
 }
@@ -107,8 +139,16 @@ async fn a_single_document_is_parked_after_its_last_attempt_and_not_before() {
     for attempt in 1..=MAX_ATTEMPTS {
         let claim = fixture.claim_next(&driven, Stage::Case).await.unwrap();
         assert_eq!(claim.attempt, attempt);
-        let after = fixture.state.fail_claim(&claim, "C2S-3002", "boom", MAX_ATTEMPTS).await.unwrap();
-        let expected = if attempt == MAX_ATTEMPTS { AfterFailure::Parked } else { AfterFailure::Again };
+        let after = fixture
+            .state
+            .fail_claim(&claim, "C2S-3002", "boom", MAX_ATTEMPTS)
+            .await
+            .unwrap();
+        let expected = if attempt == MAX_ATTEMPTS {
+            AfterFailure::Parked
+        } else {
+            AfterFailure::Again
+        };
         assert_eq!(after, expected, "attempt {attempt}");
     }
     assert!(fixture.claim_next(&driven, Stage::Case).await.is_none());
@@ -124,7 +164,10 @@ async fn a_document_whose_workers_die_is_parked_like_one_that_fails() {
         fixture.let_expire(claim.batch_id).await;
         assert_eq!(fixture.state.expire_claims(driven.id, 2).await.unwrap(), 1);
     }
-    assert_eq!(fixture.state.open_batches(driven.id, Stage::Form).await.unwrap().parked, 1);
+    assert_eq!(
+        fixture.state.open_batches(driven.id, Stage::Form).await.unwrap().parked,
+        1
+    );
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-3001"]);
 }
 
@@ -137,7 +180,11 @@ async fn a_transient_failure_is_no_attempt_and_waits_longer_each_time() {
         assert_eq!(claim.attempt, 1, "attempts do not add up");
         fixture.state.mark_published(&[batch_id]).await.unwrap();
         let before = fixture.state.now().await.unwrap();
-        fixture.state.retry_later(&claim, "C2S-1001", "Couch is away", Duration::from_secs(60)).await.unwrap();
+        fixture
+            .state
+            .retry_later(&claim, "C2S-1001", "Couch is away", Duration::from_secs(60))
+            .await
+            .unwrap();
         let after = fixture.state.now().await.unwrap();
         let row = fixture.batch_row(batch_id).await.unwrap();
         assert_eq!((row.state.as_str(), row.attempt, row.retries), ("ready", 0, retry + 1));
@@ -146,7 +193,10 @@ async fn a_transient_failure_is_no_attempt_and_waits_longer_each_time() {
         // A quarter of a second doubling up to the longest, the second half of each wait being random.
         let whole = 250 * 2_i64.pow(u32::try_from(retry).unwrap());
         let whole = chrono::Duration::milliseconds(whole.min(60_000));
-        assert!(row.next_at >= before + whole / 2 && row.next_at <= after + whole, "retry {retry}: {row:?}");
+        assert!(
+            row.next_at >= before + whole / 2 && row.next_at <= after + whole,
+            "retry {retry}: {row:?}"
+        );
     }
     assert!(fixture.errors(&driven).await.is_empty());
 }
@@ -155,9 +205,17 @@ async fn a_transient_failure_is_no_attempt_and_waits_longer_each_time() {
 async fn a_success_after_retries_leaves_no_error() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["a"]).await;
-    fixture.state.retry_later(&claim, "C2S-1001", "Couch is away", LONG).await.unwrap();
+    fixture
+        .state
+        .retry_later(&claim, "C2S-1001", "Couch is away", LONG)
+        .await
+        .unwrap();
     let claim = fixture.claim_next(&driven, Stage::Form).await.unwrap();
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
     let row = fixture.batch_row(claim.batch_id).await.unwrap();
     assert_eq!((row.state.as_str(), row.error_code), ("done", None));
 }
@@ -181,7 +239,10 @@ async fn unpark_starts_from_the_first_attempt_and_forgets_the_error() {
         ..state::case_stage::CaseResults::default()
     };
     fixture.state.finish_cases(&replay, &[], &results).await.unwrap();
-    assert_eq!(fixture.errors(&driven).await, ["CommCareCase/c/C2S-3002", "CommCareCase/d/C2S-2210"]);
+    assert_eq!(
+        fixture.errors(&driven).await,
+        ["CommCareCase/c/C2S-3002", "CommCareCase/d/C2S-2210"]
+    );
 
     assert_eq!(fixture.state.unpark(driven.id).await.unwrap(), 1);
     assert_eq!(fixture.errors(&driven).await, ["CommCareCase/d/C2S-2210"]);

@@ -53,7 +53,11 @@ pub fn strings(list: &[&str]) -> Vec<String> {
 }
 
 pub fn operator() -> Operator {
-    Operator { who: "ada".to_owned(), host: "lab".to_owned(), pid: 7 }
+    Operator {
+        who: "ada".to_owned(),
+        host: "lab".to_owned(),
+        pid: 7,
+    }
 }
 
 /// A form as the form worker stages it.
@@ -63,7 +67,13 @@ pub fn staged_form(form_id: &str, rev: &str, cases: &[&str], standing: &DocStand
         form_id: form_id.to_owned(),
         rev: rev.to_owned(),
         seen_before: standing.seen_before,
-        cases: cases.iter().map(|case| StagedCase { case_id: (*case).to_owned(), payload: payload.clone() }).collect(),
+        cases: cases
+            .iter()
+            .map(|case| StagedCase {
+                case_id: (*case).to_owned(),
+                payload: payload.clone(),
+            })
+            .collect(),
         has_noop_block: false,
         is_problem_form: false,
         diffs: None,
@@ -72,7 +82,11 @@ pub fn staged_form(form_id: &str, rev: &str, cases: &[&str], standing: &DocStand
 }
 
 pub fn intent(form_id: &str, rev: &str) -> DocIntent {
-    DocIntent { doc_id: form_id.to_owned(), doc_type: "XFormInstance".to_owned(), rev: rev.to_owned() }
+    DocIntent {
+        doc_id: form_id.to_owned(),
+        doc_type: "XFormInstance".to_owned(),
+        rev: rev.to_owned(),
+    }
 }
 
 impl Fixture {
@@ -94,13 +108,27 @@ impl Fixture {
     /// Records a domain's migration and takes its lease.
     pub async fn drive(&self, domain: &str) -> Driven {
         let migration = self.state.ensure_migration(&Domain::from(domain)).await.unwrap();
-        let lease = self.state.take_lease(migration.id, "test", LONG).await.unwrap().expect("nobody else drives");
-        Driven { id: migration.id, domain: migration.domain, epoch: migration.epoch, lease }
+        let lease = self
+            .state
+            .take_lease(migration.id, "test", LONG)
+            .await
+            .unwrap()
+            .expect("nobody else drives");
+        Driven {
+            id: migration.id,
+            domain: migration.domain,
+            epoch: migration.epoch,
+            lease,
+        }
     }
 
     /// Inserts a batch of any stage.
     pub async fn batch(&self, driven: &Driven, stage: Stage, ids: &[&str]) -> BatchId {
-        let doc_type = if stage == Stage::Form { DocType::XFormInstance } else { DocType::CommCareCase };
+        let doc_type = if stage == Stage::Form {
+            DocType::XFormInstance
+        } else {
+            DocType::CommCareCase
+        };
         let id = sqlx::query_scalar(
             "insert into batch (migration_id, stage, doc_type, ids, item_count) values ($1, $2, $3, $4, cardinality($4)) returning id",
         )
@@ -117,19 +145,23 @@ impl Fixture {
     /// Inserts a batch and claims it.
     pub async fn claimed(&self, driven: &Driven, stage: Stage, ids: &[&str]) -> Claim {
         let batch_id = self.batch(driven, stage, ids).await;
-        self.claim(driven, stage, batch_id).await.expect("a fresh batch can be claimed")
+        self.claim(driven, stage, batch_id)
+            .await
+            .expect("a fresh batch can be claimed")
     }
 
     /// A claim that a worker got a moment ago, whatever has happened to its migration since.
     pub async fn claimed_by_hand(&self, driven: &Driven) -> Claim {
         let batch_id = self.batch(driven, Stage::Form, &["late"]).await;
         let token = uuid::Uuid::new_v4();
-        sqlx::query("update batch set state = 'claimed', token = $2, lease_until = now() + interval '1 hour' where id = $1")
-            .bind(batch_id.0)
-            .bind(token)
-            .execute(&self.sql)
-            .await
-            .unwrap();
+        sqlx::query(
+            "update batch set state = 'claimed', token = $2, lease_until = now() + interval '1 hour' where id = $1",
+        )
+        .bind(batch_id.0)
+        .bind(token)
+        .execute(&self.sql)
+        .await
+        .unwrap();
         Claim {
             batch_id,
             migration_id: driven.id,
@@ -144,12 +176,16 @@ impl Fixture {
     }
 
     pub async fn claim(&self, driven: &Driven, stage: Stage, batch_id: BatchId) -> Option<Claim> {
-        self.state.claim(&message(driven, stage, batch_id), "worker", LONG).await.unwrap()
+        self.state
+            .claim(&message(driven, stage, batch_id), "worker", LONG)
+            .await
+            .unwrap()
     }
 
     /// Claims whatever is published or due in a stage, lowest row first.
     pub async fn claim_next(&self, driven: &Driven, stage: Stage) -> Option<Claim> {
-        self.execute("update batch set next_at = now() where state = 'ready'").await;
+        self.execute("update batch set next_at = now() where state = 'ready'")
+            .await;
         let next: Option<i64> = sqlx::query_scalar(
             "select id from batch where migration_id = $1 and stage = $2 and state = 'ready' order by id limit 1",
         )
@@ -163,11 +199,13 @@ impl Fixture {
 
     /// Makes the lease of a claim run out.
     pub async fn let_expire(&self, batch_id: BatchId) {
-        let changed = sqlx::query("update batch set lease_until = now() - interval '1 second' where id = $1 and state = 'claimed'")
-            .bind(batch_id.0)
-            .execute(&self.sql)
-            .await
-            .unwrap();
+        let changed = sqlx::query(
+            "update batch set lease_until = now() - interval '1 second' where id = $1 and state = 'claimed'",
+        )
+        .bind(batch_id.0)
+        .execute(&self.sql)
+        .await
+        .unwrap();
         assert_eq!(changed.rows_affected(), 1, "batch {batch_id} is claimed");
     }
 
@@ -188,8 +226,13 @@ impl Fixture {
         let claim = self.claimed(driven, Stage::Form, &ids).await;
         let intents: Vec<DocIntent> = forms.iter().map(|(id, rev, _)| intent(id, rev)).collect();
         let standings = self.state.begin_forms(&claim, &intents, &[]).await.unwrap();
-        let staged = forms.iter().map(|(id, rev, cases)| staged_form(id, rev, cases, &standings[*id]));
-        let results = FormResults { forms: staged.collect(), ..FormResults::default() };
+        let staged = forms
+            .iter()
+            .map(|(id, rev, cases)| staged_form(id, rev, cases, &standings[*id]));
+        let results = FormResults {
+            forms: staged.collect(),
+            ..FormResults::default()
+        };
         self.state.finish_forms(&claim, &results).await.unwrap();
     }
 
@@ -197,39 +240,63 @@ impl Fixture {
     pub async fn replay(&self, driven: &Driven, case_ids: &[&str]) {
         let claim = self.claimed(driven, Stage::Case, case_ids).await;
         let inputs = self.state.case_inputs(&claim, &claim.ids).await.unwrap();
-        let results = CaseResults { replayed: claim.ids.clone(), ..CaseResults::default() };
+        let results = CaseResults {
+            replayed: claim.ids.clone(),
+            ..CaseResults::default()
+        };
         self.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
     }
 
     /// Ids of the dirty cases, in byte order.
     pub async fn dirty(&self, driven: &Driven) -> Vec<String> {
-        self.strings("select distinct case_id from dirty_case where migration_id = $1 order by 1", driven).await
+        self.strings(
+            "select distinct case_id from dirty_case where migration_id = $1 order by 1",
+            driven,
+        )
+        .await
     }
 
     /// What is staged, as `case/form`, in order.
     pub async fn staged(&self, driven: &Driven) -> Vec<String> {
-        self.strings("select case_id || '/' || form_id from staged_update where migration_id = $1 order by case_id, form_id", driven)
-            .await
+        self.strings(
+            "select case_id || '/' || form_id from staged_update where migration_id = $1 order by case_id, form_id",
+            driven,
+        )
+        .await
     }
 
     /// Errors on record, as `kind/id/code`, in order.
     pub async fn errors(&self, driven: &Driven) -> Vec<String> {
         let errors = self.state.error_records(driven.id, 1000).await.unwrap();
-        errors.into_iter().map(|error| format!("{}/{}/{}", error.kind, error.doc_id, error.code)).collect()
+        errors
+            .into_iter()
+            .map(|error| format!("{}/{}/{}", error.kind, error.doc_id, error.code))
+            .collect()
     }
 
     /// A column of texts of the domain's rows; `$1` is the migration.
     pub async fn strings(&self, sql: &'static str, driven: &Driven) -> Vec<String> {
-        sqlx::query_scalar(sql).bind(driven.id.0).fetch_all(&self.sql).await.unwrap()
+        sqlx::query_scalar(sql)
+            .bind(driven.id.0)
+            .fetch_all(&self.sql)
+            .await
+            .unwrap()
     }
 
     /// A number of the domain's rows; `$1` is the migration.
     pub async fn number(&self, sql: &'static str, driven: &Driven) -> i64 {
-        sqlx::query_scalar(sql).bind(driven.id.0).fetch_one(&self.sql).await.unwrap()
+        sqlx::query_scalar(sql)
+            .bind(driven.id.0)
+            .fetch_one(&self.sql)
+            .await
+            .unwrap()
     }
 
     pub async fn execute(&self, sql: &str) {
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.sql).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&self.sql)
+            .await
+            .unwrap();
     }
 
     /// Waits until this many sessions of the database wait for a lock.
@@ -255,9 +322,19 @@ impl Fixture {
 /// The message that the broker would carry for a batch.
 pub fn message(driven: &Driven, stage: Stage, batch_id: BatchId) -> BatchMessage {
     let body = match stage {
-        Stage::Form => BatchBody::Form { doc_type: DocType::XFormInstance, count: 1 },
+        Stage::Form => BatchBody::Form {
+            doc_type: DocType::XFormInstance,
+            count: 1,
+        },
         Stage::Case => BatchBody::Case { count: 1 },
         Stage::Diff => BatchBody::Diff { count: 1 },
     };
-    BatchMessage { version: VERSION, domain: driven.domain.clone(), epoch: driven.epoch, batch_id, attempt: 0, body }
+    BatchMessage {
+        version: VERSION,
+        domain: driven.domain.clone(),
+        epoch: driven.epoch,
+        batch_id,
+        attempt: 0,
+        body,
+    }
 }

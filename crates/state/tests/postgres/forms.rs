@@ -25,7 +25,11 @@ async fn refuse(fixture: &Fixture, driven: &Driven, form_id: &str, case_id: &str
         verdicts: vec![refused(form_id, case_id)],
         ..CaseResults::default()
     };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
 }
 
 fn failed(doc_id: &str, rev: &str) -> FailedDoc {
@@ -44,9 +48,16 @@ async fn the_standing_of_a_document_says_whether_it_was_seen_or_superseded() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
     let claim = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
-    let first = state.begin_forms(&claim, &[intent("g", "1-a"), intent("f", "2-b")], &[]).await.unwrap();
+    let first = state
+        .begin_forms(&claim, &[intent("g", "1-a"), intent("f", "2-b")], &[])
+        .await
+        .unwrap();
     assert_eq!(first.len(), 2);
-    assert!(first.values().all(|standing| !standing.seen_before && !standing.superseded && standing.rejected.is_none()));
+    assert!(
+        first
+            .values()
+            .all(|standing| !standing.seen_before && !standing.superseded && standing.rejected.is_none())
+    );
     for (what, rev, superseded) in [
         ("the same again", "2-b", false),
         ("an older number", "1-z", true),
@@ -57,10 +68,22 @@ async fn the_standing_of_a_document_says_whether_it_was_seen_or_superseded() {
         ("the one before it", "9-z", true),
     ] {
         let standing = &state.begin_forms(&claim, &[intent("f", rev)], &[]).await.unwrap()["f"];
-        assert_eq!((standing.seen_before, standing.superseded), (true, superseded), "{what}");
-        assert_eq!(standing.first_staged_at, first["f"].first_staged_at, "{what}: the first time stands");
+        assert_eq!(
+            (standing.seen_before, standing.superseded),
+            (true, superseded),
+            "{what}"
+        );
+        assert_eq!(
+            standing.first_staged_at, first["f"].first_staged_at,
+            "{what}: the first time stands"
+        );
     }
-    let revs = fixture.strings("select rev from doc_revision where migration_id = $1 order by doc_id", &driven).await;
+    let revs = fixture
+        .strings(
+            "select rev from doc_revision where migration_id = $1 order by doc_id",
+            &driven,
+        )
+        .await;
     assert_eq!(revs, ["10-a", "1-a"]);
 }
 
@@ -69,7 +92,10 @@ async fn a_form_that_is_superseded_meanwhile_is_stale_and_stages_nothing() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
     let old = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
-    let standings = state.begin_forms(&old, &[intent("f", "1-a"), intent("g", "1-a")], &[]).await.unwrap();
+    let standings = state
+        .begin_forms(&old, &[intent("f", "1-a"), intent("g", "1-a")], &[])
+        .await
+        .unwrap();
     let written = [("f".to_owned(), "1-a".to_owned()), ("g".to_owned(), "1-a".to_owned())];
     assert!(state.stale_forms(&old, &written).await.unwrap().is_empty());
     fixture.stage(&driven, &[("f", "2-b", &["new"])]).await;
@@ -83,8 +109,18 @@ async fn a_form_that_is_superseded_meanwhile_is_stale_and_stages_nothing() {
     };
     state.finish_forms(&old, &results).await.unwrap();
     assert_eq!(fixture.staged(&driven).await, ["new/f", "old/g"]);
-    assert_eq!(fixture.number("select count(*) from doc_diff where migration_id = $1", &driven).await, 0);
-    assert_eq!(fixture.number("select count(*) from problem_form where migration_id = $1", &driven).await, 0);
+    assert_eq!(
+        fixture
+            .number("select count(*) from doc_diff where migration_id = $1", &driven)
+            .await,
+        0
+    );
+    assert_eq!(
+        fixture
+            .number("select count(*) from problem_form where migration_id = $1", &driven)
+            .await,
+        0
+    );
 }
 
 /// The old revision has looked, and has not committed yet; the new one must come after it, not beside it.
@@ -92,12 +128,21 @@ async fn a_form_that_is_superseded_meanwhile_is_stale_and_stages_nothing() {
 async fn a_newer_revision_that_begins_while_the_older_one_is_staged_replaces_all_of_it() {
     let (fixture, driven) = Fixture::with_domain().await;
     let old = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standings = fixture.state.begin_forms(&old, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standings = fixture
+        .state
+        .begin_forms(&old, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     // Holds up the old revision's transaction near its end.
     let mut brake = fixture.sql.begin().await.unwrap();
-    sqlx::query("lock table dirty_case in exclusive mode").execute(&mut *brake).await.unwrap();
-    let results =
-        FormResults { forms: vec![staged_form("f", "1-a", &["old"], &standings["f"])], ..FormResults::default() };
+    sqlx::query("lock table dirty_case in exclusive mode")
+        .execute(&mut *brake)
+        .await
+        .unwrap();
+    let results = FormResults {
+        forms: vec![staged_form("f", "1-a", &["old"], &standings["f"])],
+        ..FormResults::default()
+    };
     let state = fixture.state.clone();
     let older = tokio::spawn(async move { state.finish_forms(&old, &results).await });
     fixture.until_waiting(1).await;
@@ -119,7 +164,9 @@ async fn staging_replaces_a_form_as_a_set_and_makes_old_and_new_cases_dirty() {
     let (fixture, driven) = Fixture::with_domain().await;
     let other = fixture.drive("other").await;
     fixture.stage(&other, &[("f", "1-a", &["a", "b"])]).await;
-    fixture.stage(&driven, &[("f", "1-a", &["a", "b"]), ("g", "1-a", &["a"])]).await;
+    fixture
+        .stage(&driven, &[("f", "1-a", &["a", "b"]), ("g", "1-a", &["a"])])
+        .await;
     assert_eq!(fixture.dirty(&driven).await, ["a", "b"]);
     fixture.replay(&driven, &["a", "b"]).await;
     assert!(fixture.dirty(&driven).await.is_empty());
@@ -130,19 +177,31 @@ async fn staging_replaces_a_form_as_a_set_and_makes_old_and_new_cases_dirty() {
     let claim = fixture.claimed(&driven, Stage::Case, &["b"]).await;
     let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
     assert_eq!(inputs.staged, [("b".to_owned(), "f".to_owned(), b"f 2-b".to_vec())]);
-    assert_eq!(fixture.staged(&other).await, ["a/f", "b/f"], "another domain's form of the same id is its own");
+    assert_eq!(
+        fixture.staged(&other).await,
+        ["a/f", "b/f"],
+        "another domain's form of the same id is its own"
+    );
 }
 
 #[tokio::test]
 async fn documents_that_are_gone_leave_nothing_staged_and_no_error() {
     let (fixture, driven) = Fixture::with_domain().await;
-    fixture.stage(&driven, &[("f", "1-a", &["a"]), ("g", "1-a", &["a"])]).await;
+    fixture
+        .stage(&driven, &[("f", "1-a", &["a"]), ("g", "1-a", &["a"])])
+        .await;
     let claim = fixture.claimed(&driven, Stage::Form, &["e", "h"]).await;
-    let results = FormResults { failed: vec![failed("h", "1-a")], ..FormResults::default() };
+    let results = FormResults {
+        failed: vec![failed("h", "1-a")],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     fixture.replay(&driven, &["a"]).await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f", "h"]).await;
-    let results = FormResults { gone: strings(&["f", "h"]), ..FormResults::default() };
+    let results = FormResults {
+        gone: strings(&["f", "h"]),
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     assert_eq!(fixture.staged(&driven).await, ["a/g"]);
     assert_eq!(fixture.dirty(&driven).await, ["a"]);
@@ -156,12 +215,18 @@ async fn a_form_that_fails_loses_what_it_had_staged_and_is_missing_until_it_goes
     fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
     fixture.replay(&driven, &["a"]).await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let results = FormResults { failed: vec![failed("f", "2-b")], ..FormResults::default() };
+    let results = FormResults {
+        failed: vec![failed("f", "2-b")],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     assert!(fixture.staged(&driven).await.is_empty());
     assert_eq!(fixture.dirty(&driven).await, ["a"]);
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2301"]);
-    assert_eq!(fixture.state.missing_records(driven.id, 9).await.unwrap(), [("XFormInstance".to_owned(), "f".to_owned())]);
+    assert_eq!(
+        fixture.state.missing_records(driven.id, 9).await.unwrap(),
+        [("XFormInstance".to_owned(), "f".to_owned())]
+    );
 
     fixture.stage(&driven, &[("f", "3-c", &["a"])]).await;
     assert!(fixture.errors(&driven).await.is_empty());
@@ -173,7 +238,10 @@ async fn an_older_revision_that_fails_does_not_undo_a_newer_one() {
     let (fixture, driven) = Fixture::with_domain().await;
     let old = fixture.claimed(&driven, Stage::Form, &["f"]).await;
     fixture.stage(&driven, &[("f", "2-b", &["a"])]).await;
-    let results = FormResults { failed: vec![failed("f", "1-a")], ..FormResults::default() };
+    let results = FormResults {
+        failed: vec![failed("f", "1-a")],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&old, &results).await.unwrap();
     assert_eq!(fixture.staged(&driven).await, ["a/f"]);
     assert!(fixture.errors(&driven).await.is_empty());
@@ -183,11 +251,21 @@ async fn an_older_revision_that_fails_does_not_undo_a_newer_one() {
 async fn an_older_revision_does_not_cover_up_that_a_newer_one_failed() {
     let (fixture, driven) = Fixture::with_domain().await;
     let old = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standings = fixture.state.begin_forms(&old, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standings = fixture
+        .state
+        .begin_forms(&old, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     let new = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let results = FormResults { failed: vec![failed("f", "2-b")], ..FormResults::default() };
+    let results = FormResults {
+        failed: vec![failed("f", "2-b")],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&new, &results).await.unwrap();
-    let results = FormResults { forms: vec![staged_form("f", "1-a", &["a"], &standings["f"])], ..FormResults::default() };
+    let results = FormResults {
+        forms: vec![staged_form("f", "1-a", &["a"], &standings["f"])],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&old, &results).await.unwrap();
     assert!(fixture.staged(&driven).await.is_empty());
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2301"]);
@@ -196,7 +274,9 @@ async fn an_older_revision_does_not_cover_up_that_a_newer_one_failed() {
 #[tokio::test]
 async fn a_verdict_drops_the_form_whole_and_makes_all_its_cases_dirty() {
     let (fixture, driven) = Fixture::with_domain().await;
-    fixture.stage(&driven, &[("f", "1-a", &["a", "b"]), ("g", "1-a", &["a", "b"])]).await;
+    fixture
+        .stage(&driven, &[("f", "1-a", &["a", "b"]), ("g", "1-a", &["a", "b"])])
+        .await;
     fixture.replay(&driven, &["a", "b"]).await;
     refuse(&fixture, &driven, "f", "a").await;
     assert_eq!(fixture.dirty(&driven).await, ["a", "b"]);
@@ -205,7 +285,10 @@ async fn a_verdict_drops_the_form_whole_and_makes_all_its_cases_dirty() {
     let forms: Vec<&str> = inputs.staged.iter().map(|(_, form, _)| form.as_str()).collect();
     assert_eq!(forms, ["g", "g"]);
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2202"]);
-    assert_eq!(fixture.state.missing_records(driven.id, 9).await.unwrap(), [("XFormInstance".to_owned(), "f".to_owned())]);
+    assert_eq!(
+        fixture.state.missing_records(driven.id, 9).await.unwrap(),
+        [("XFormInstance".to_owned(), "f".to_owned())]
+    );
 }
 
 #[tokio::test]
@@ -214,17 +297,41 @@ async fn a_verdict_holds_for_its_revision_only_and_a_new_one_clears_it() {
     fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
     refuse(&fixture, &driven, "f", "a").await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let same = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let same = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     assert_eq!(same["f"].rejected.as_deref(), Some("C2S-2202"));
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
-    assert_eq!(fixture.errors(&driven).await.len(), 1, "what is left out stays as it is");
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.errors(&driven).await.len(),
+        1,
+        "what is left out stays as it is"
+    );
 
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let newer = fixture.state.begin_forms(&claim, &[intent("f", "2-b")], &[]).await.unwrap();
+    let newer = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "2-b")], &[])
+        .await
+        .unwrap();
     assert!(newer["f"].rejected.is_none());
-    let results = FormResults { forms: vec![staged_form("f", "2-b", &["a"], &newer["f"])], ..FormResults::default() };
+    let results = FormResults {
+        forms: vec![staged_form("f", "2-b", &["a"], &newer["f"])],
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
-    assert_eq!(fixture.number("select count(*) from form_verdict where migration_id = $1", &driven).await, 0);
+    assert_eq!(
+        fixture
+            .number("select count(*) from form_verdict where migration_id = $1", &driven)
+            .await,
+        0
+    );
     assert!(fixture.errors(&driven).await.is_empty());
     let claim = fixture.claimed(&driven, Stage::Case, &["a"]).await;
     let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
@@ -245,12 +352,27 @@ async fn a_verdict_on_a_revision_that_has_been_replaced_sends_the_form_through_t
         verdicts: vec![refused("f", "a")],
         ..CaseResults::default()
     };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
-    assert_eq!(fixture.number("select count(*) from form_verdict where migration_id = $1", &driven).await, 0);
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .number("select count(*) from form_verdict where migration_id = $1", &driven)
+            .await,
+        0
+    );
     assert!(fixture.errors(&driven).await.is_empty());
-    let again = fixture.claim_next(&driven, Stage::Form).await.expect("a form batch is open");
+    let again = fixture
+        .claim_next(&driven, Stage::Form)
+        .await
+        .expect("a form batch is open");
     assert_eq!(again.ids, ["f"]);
-    assert!(fixture.dirty(&driven).await.contains(&"a".to_owned()), "the case is replayed with the new revision");
+    assert!(
+        fixture.dirty(&driven).await.contains(&"a".to_owned()),
+        "the case is replayed with the new revision"
+    );
 }
 
 #[tokio::test]
@@ -260,7 +382,11 @@ async fn trying_failed_documents_again_gives_refused_forms_a_new_chance() {
     refuse(&fixture, &driven, "f", "a").await;
     assert_eq!(fixture.state.requeue_failed(&driven.lease, 100).await.unwrap(), 1);
     let claim = fixture.claim_next(&driven, Stage::Form).await.unwrap();
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     assert!(standing["f"].rejected.is_none());
 }
 
@@ -268,21 +394,61 @@ async fn trying_failed_documents_again_gives_refused_forms_a_new_chance() {
 async fn lists_and_diffs_of_a_form_are_those_of_its_last_staging() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     let mut form = staged_form("f", "1-a", &[], &standing["f"]);
     form.has_noop_block = true;
     form.is_problem_form = true;
     form.diffs = Some(r#"[{"path":["x"]}]"#.to_owned());
-    fixture.state.finish_forms(&claim, &FormResults { forms: vec![form], ..FormResults::default() }).await.unwrap();
-    let noop = fixture.state.no_action_forms(driven.id, &strings(&["f", "g"])).await.unwrap();
+    fixture
+        .state
+        .finish_forms(
+            &claim,
+            &FormResults {
+                forms: vec![form],
+                ..FormResults::default()
+            },
+        )
+        .await
+        .unwrap();
+    let noop = fixture
+        .state
+        .no_action_forms(driven.id, &strings(&["f", "g"]))
+        .await
+        .unwrap();
     assert_eq!(noop, ["f"]);
     let diffs = fixture.state.diff_records(driven.id, &[], &[], None, 10).await.unwrap();
-    assert_eq!((diffs.len(), diffs[0].kind.as_str(), diffs[0].doc_id.as_str()), (1, "XFormInstance", "f"));
+    assert_eq!(
+        (diffs.len(), diffs[0].kind.as_str(), diffs[0].doc_id.as_str()),
+        (1, "XFormInstance", "f")
+    );
 
     fixture.stage(&driven, &[("f", "2-b", &[])]).await;
-    assert!(fixture.state.no_action_forms(driven.id, &strings(&["f"])).await.unwrap().is_empty());
-    assert!(fixture.state.diff_records(driven.id, &[], &[], None, 10).await.unwrap().is_empty());
-    assert_eq!(fixture.number("select count(*) from problem_form where migration_id = $1", &driven).await, 0);
+    assert!(
+        fixture
+            .state
+            .no_action_forms(driven.id, &strings(&["f"]))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        fixture
+            .state
+            .diff_records(driven.id, &[], &[], None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        fixture
+            .number("select count(*) from problem_form where migration_id = $1", &driven)
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -290,23 +456,47 @@ async fn a_deleted_case_is_an_input_of_its_replay_until_it_is_gone() {
     let (fixture, driven) = Fixture::with_domain().await;
     for payload in ["one", "two"] {
         let claim = fixture.claimed(&driven, Stage::Form, &["c"]).await;
-        let case = StagedDeletedCase { case_id: "c".to_owned(), payload: payload.as_bytes().to_vec() };
-        let results = FormResults { deleted_cases: vec![case], ..FormResults::default() };
+        let case = StagedDeletedCase {
+            case_id: "c".to_owned(),
+            payload: payload.as_bytes().to_vec(),
+        };
+        let results = FormResults {
+            deleted_cases: vec![case],
+            ..FormResults::default()
+        };
         fixture.state.finish_forms(&claim, &results).await.unwrap();
     }
     let claim = fixture.claimed(&driven, Stage::Case, &["c"]).await;
     let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
     assert_eq!(inputs.events, [("c".to_owned(), b"two".to_vec())]);
     assert_eq!(inputs.dirty.len(), 2);
-    let results = CaseResults { replayed: claim.ids.clone(), ..CaseResults::default() };
-    fixture.state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+    let results = CaseResults {
+        replayed: claim.ids.clone(),
+        ..CaseResults::default()
+    };
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
 
     let claim = fixture.claimed(&driven, Stage::Form, &["c"]).await;
-    let results = FormResults { gone: strings(&["c"]), ..FormResults::default() };
+    let results = FormResults {
+        gone: strings(&["c"]),
+        ..FormResults::default()
+    };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     assert_eq!(fixture.dirty(&driven).await, ["c"]);
     let claim = fixture.claimed(&driven, Stage::Case, &["c"]).await;
-    assert!(fixture.state.case_inputs(&claim, &claim.ids).await.unwrap().events.is_empty());
+    assert!(
+        fixture
+            .state
+            .case_inputs(&claim, &claim.ids)
+            .await
+            .unwrap()
+            .events
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -322,15 +512,40 @@ async fn the_first_record_of_a_blob_change_counts_and_is_kept_until_it_is_undone
         created_on: DateTime::from_timestamp(1_500_000_000, 123_456_000).unwrap(),
     };
     let intents: [DocIntent; 1] = [intent("f", "1-a")];
-    fixture.state.begin_forms(&claim, &intents, &[change(None, "k1", "first")]).await.unwrap();
-    fixture.state.begin_forms(&claim, &intents, &[change(None, "k1", "second")]).await.unwrap();
-    fixture.state.record_blob_changes(&claim, &[change(Some(2), "k2", "photo")]).await.unwrap();
-    fixture.state.finish_forms(&claim, &FormResults::default()).await.unwrap();
+    fixture
+        .state
+        .begin_forms(&claim, &intents, &[change(None, "k1", "first")])
+        .await
+        .unwrap();
+    fixture
+        .state
+        .begin_forms(&claim, &intents, &[change(None, "k1", "second")])
+        .await
+        .unwrap();
+    fixture
+        .state
+        .record_blob_changes(&claim, &[change(Some(2), "k2", "photo")])
+        .await
+        .unwrap();
+    fixture
+        .state
+        .finish_forms(&claim, &FormResults::default())
+        .await
+        .unwrap();
     let changes = fixture.state.blob_changes(driven.id, 10).await.unwrap();
-    let told: Vec<_> =
-        changes.iter().map(|one| (one.key.as_str(), one.name.as_str(), one.retyped_from, one.created_on)).collect();
+    let told: Vec<_> = changes
+        .iter()
+        .map(|one| (one.key.as_str(), one.name.as_str(), one.retyped_from, one.created_on))
+        .collect();
     let created_on = DateTime::from_timestamp(1_500_000_000, 123_456_000).unwrap();
-    assert_eq!(told, [("k1", "first", None, created_on), ("k2", "photo", Some(2), created_on)]);
-    fixture.state.forget_blob_changes(driven.id, &strings(&["k1"])).await.unwrap();
+    assert_eq!(
+        told,
+        [("k1", "first", None, created_on), ("k2", "photo", Some(2), created_on)]
+    );
+    fixture
+        .state
+        .forget_blob_changes(driven.id, &strings(&["k1"]))
+        .await
+        .unwrap();
     assert_eq!(fixture.state.blob_changes(driven.id, 10).await.unwrap().len(), 1);
 }

@@ -24,9 +24,14 @@ const FAILURES_BEFORE_SPLIT: i32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// Claimable, once it is due.
-    Ready { due: bool },
+    Ready {
+        due: bool,
+    },
     /// Held by the claim of that number.
-    Claimed { by: usize, expired: bool },
+    Claimed {
+        by: usize,
+        expired: bool,
+    },
     Done,
     Parked,
 }
@@ -65,7 +70,14 @@ impl World {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let batch_id = self.fixture.batch(&self.driven, Stage::Form, &ids).await;
         let documents = ids.iter().map(|id| (*id).to_owned()).collect();
-        self.model.insert(batch_id.0, ModelBatch { documents, attempts: 0, place: Place::Ready { due: true } });
+        self.model.insert(
+            batch_id.0,
+            ModelBatch {
+                documents,
+                attempts: 0,
+                place: Place::Ready { due: true },
+            },
+        );
     }
 
     async fn claim(&mut self, batch_id: i64) {
@@ -74,7 +86,10 @@ impl World {
         let number = self.claims.len();
         let expected = match self.model.get_mut(&batch_id) {
             Some(batch) if batch.place == (Place::Ready { due: true }) => {
-                batch.place = Place::Claimed { by: number, expired: false };
+                batch.place = Place::Claimed {
+                    by: number,
+                    expired: false,
+                };
                 batch.attempts += 1;
                 Some(batch)
             }
@@ -91,7 +106,9 @@ impl World {
     /// The batch that a claim still holds.
     fn held(&mut self, number: usize) -> Option<&mut ModelBatch> {
         let batch_id = self.claims[number].batch_id.0;
-        self.model.get_mut(&batch_id).filter(|batch| matches!(batch.place, Place::Claimed { by, .. } if by == number))
+        self.model
+            .get_mut(&batch_id)
+            .filter(|batch| matches!(batch.place, Place::Claimed { by, .. } if by == number))
     }
 
     async fn renew(&mut self, number: usize) {
@@ -99,14 +116,21 @@ impl World {
         match self.held(number) {
             Some(batch) => {
                 renewed.unwrap();
-                batch.place = Place::Claimed { by: number, expired: false };
+                batch.place = Place::Claimed {
+                    by: number,
+                    expired: false,
+                };
             }
             None => assert!(matches!(renewed, Err(StateError::LostClaim))),
         }
     }
 
     async fn finish(&mut self, number: usize) {
-        let finished = self.fixture.state.finish_forms(&self.claims[number], &FormResults::default()).await;
+        let finished = self
+            .fixture
+            .state
+            .finish_forms(&self.claims[number], &FormResults::default())
+            .await;
         match self.held(number) {
             Some(batch) => {
                 finished.unwrap();
@@ -119,7 +143,11 @@ impl World {
     async fn give_back(&mut self, number: usize, wait: bool) {
         let claim = self.claims[number].clone();
         if wait {
-            self.fixture.state.retry_later(&claim, "C2S-1001", "away", LONG).await.unwrap();
+            self.fixture
+                .state
+                .retry_later(&claim, "C2S-1001", "away", LONG)
+                .await
+                .unwrap();
         } else {
             self.fixture.state.release_claim(&claim).await.unwrap();
         }
@@ -131,7 +159,11 @@ impl World {
 
     async fn fail(&mut self, number: usize) {
         let claim = self.claims[number].clone();
-        let failed = self.fixture.state.fail_claim(&claim, "C2S-2301", "bad", MAX_ATTEMPTS).await;
+        let failed = self
+            .fixture
+            .state
+            .fail_claim(&claim, "C2S-2301", "bad", MAX_ATTEMPTS)
+            .await;
         if self.held(number).is_none() {
             assert!(matches!(failed, Err(StateError::LostClaim)));
             return;
@@ -169,7 +201,14 @@ impl World {
         assert_eq!(&together, whole);
         for (id, ids) in parts {
             let documents = ids.into_iter().collect();
-            self.model.insert(id, ModelBatch { documents, attempts: 0, place: Place::Ready { due: true } });
+            self.model.insert(
+                id,
+                ModelBatch {
+                    documents,
+                    attempts: 0,
+                    place: Place::Ready { due: true },
+                },
+            );
         }
     }
 
@@ -177,7 +216,10 @@ impl World {
     async fn run_out(&mut self, number: usize) {
         let batch_id = self.claims[number].batch_id;
         if let Some(batch) = self.held(number) {
-            batch.place = Place::Claimed { by: number, expired: true };
+            batch.place = Place::Claimed {
+                by: number,
+                expired: true,
+            };
             self.fixture.let_expire(batch_id).await;
         }
     }
@@ -189,7 +231,14 @@ impl World {
             .filter(|(_, batch)| matches!(batch.place, Place::Claimed { expired: true, .. }))
             .map(|(id, _)| *id)
             .collect();
-        assert_eq!(self.fixture.state.expire_claims(self.driven.id, MAX_ATTEMPTS).await.unwrap(), expired.len());
+        assert_eq!(
+            self.fixture
+                .state
+                .expire_claims(self.driven.id, MAX_ATTEMPTS)
+                .await
+                .unwrap(),
+            expired.len()
+        );
         for batch_id in expired {
             self.failed(batch_id).await;
         }
@@ -197,8 +246,12 @@ impl World {
 
     /// Holds the clock: waits must not end by themselves while the model thinks that they last.
     async fn stop_time(&self) {
-        let waiting: Vec<i64> =
-            self.model.iter().filter(|(_, batch)| batch.place == (Place::Ready { due: false })).map(|(id, _)| *id).collect();
+        let waiting: Vec<i64> = self
+            .model
+            .iter()
+            .filter(|(_, batch)| batch.place == (Place::Ready { due: false }))
+            .map(|(id, _)| *id)
+            .collect();
         sqlx::query("update batch set next_at = now() + interval '1 day' where id = any($1)")
             .bind(waiting)
             .execute(&self.fixture.sql)
@@ -207,7 +260,9 @@ impl World {
     }
 
     async fn pass_time(&mut self) {
-        self.fixture.execute("update batch set next_at = now() where state = 'ready'").await;
+        self.fixture
+            .execute("update batch set next_at = now() where state = 'ready'")
+            .await;
         for batch in self.model.values_mut() {
             if let Place::Ready { due } = &mut batch.place {
                 *due = true;
@@ -255,7 +310,10 @@ impl World {
         .fetch_all(&self.fixture.sql)
         .await
         .unwrap();
-        assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), self.model.keys().copied().collect::<Vec<_>>());
+        assert_eq!(
+            rows.iter().map(|row| row.id).collect::<Vec<_>>(),
+            self.model.keys().copied().collect::<Vec<_>>()
+        );
         for (row, batch) in rows.into_iter().zip(self.model.values()) {
             let expected = match &batch.place {
                 Place::Ready { due } => ("ready", *due, None),
@@ -264,17 +322,39 @@ impl World {
                 Place::Parked => ("parked", row.due, None),
             };
             assert_eq!((row.state.as_str(), row.due, row.expired), expected, "batch {}", row.id);
-            assert_eq!(usize::try_from(row.item_count).unwrap(), batch.documents.len(), "batch {}", row.id);
+            assert_eq!(
+                usize::try_from(row.item_count).unwrap(),
+                batch.documents.len(),
+                "batch {}",
+                row.id
+            );
             if batch.place != Place::Done {
                 assert_eq!(row.attempt, batch.attempts, "batch {}", row.id);
-                assert_eq!(row.ids.into_iter().collect::<BTreeSet<_>>(), batch.documents, "batch {}", row.id);
+                assert_eq!(
+                    row.ids.into_iter().collect::<BTreeSet<_>>(),
+                    batch.documents,
+                    "batch {}",
+                    row.id
+                );
             }
         }
         let parked = self.model.values().filter(|batch| batch.place == Place::Parked);
         let expected: BTreeSet<String> = parked.flat_map(|batch| batch.documents.iter().cloned()).collect();
-        let errors = self.fixture.strings("select doc_id from doc_error where migration_id = $1", &self.driven).await;
-        assert_eq!(errors.into_iter().collect::<BTreeSet<_>>(), expected, "errors are those of what is set aside");
-        let open = self.fixture.state.open_batches(self.driven.id, Stage::Form).await.unwrap();
+        let errors = self
+            .fixture
+            .strings("select doc_id from doc_error where migration_id = $1", &self.driven)
+            .await;
+        assert_eq!(
+            errors.into_iter().collect::<BTreeSet<_>>(),
+            expected,
+            "errors are those of what is set aside"
+        );
+        let open = self
+            .fixture
+            .state
+            .open_batches(self.driven.id, Stage::Form)
+            .await
+            .unwrap();
         let count = |wanted: fn(&Place) -> bool| {
             i64::try_from(self.model.values().filter(|batch| wanted(&batch.place)).count()).unwrap()
         };
@@ -290,7 +370,13 @@ async fn batches_behave_as_the_protocol_says_whatever_the_order_of_events() {
     println!("C2S_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let (fixture, driven) = Fixture::with_domain().await;
-    let mut world = World { fixture, driven, model: BTreeMap::new(), claims: Vec::new(), documents: 0 };
+    let mut world = World {
+        fixture,
+        driven,
+        model: BTreeMap::new(),
+        claims: Vec::new(),
+        documents: 0,
+    };
     for _ in 0..4 {
         world.insert(random.random_range(1..40)).await;
     }

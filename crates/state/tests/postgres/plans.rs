@@ -62,7 +62,10 @@ impl Plans {
     /// Pages that the statements touched.
     fn pages(&self) -> u64 {
         let count = |plan: &String| -> u64 {
-            let line = plan.lines().find(|line| line.trim_start().starts_with("Buffers:")).unwrap_or_default();
+            let line = plan
+                .lines()
+                .find(|line| line.trim_start().starts_with("Buffers:"))
+                .unwrap_or_default();
             let after = |name: &str| {
                 let number = line.split(name).nth(1).and_then(|rest| rest.split([' ', ',']).next());
                 number.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
@@ -75,7 +78,12 @@ impl Plans {
     fn assert_at_most(&self, what: &str, pages: u64) {
         println!("{what}: {} pages", self.pages());
         assert!(!self.0.is_empty(), "{what}: the server reported no plan");
-        assert!(self.pages() <= pages, "{what} touches {} pages, not {pages}:\n{}", self.pages(), self.0.join("\n"));
+        assert!(
+            self.pages() <= pages,
+            "{what} touches {} pages, not {pages}:\n{}",
+            self.pages(),
+            self.0.join("\n")
+        );
     }
 }
 
@@ -105,7 +113,9 @@ const FILL: &str = "
 async fn large() -> (Fixture, Driven, Notices) {
     let (mut fixture, driven) = Fixture::with_domain().await;
     let other = fixture.drive("other").await;
-    let cases: Vec<String> = (0..DOCUMENTS / 2).map(|n| format!("{:08x}", (n * 2_654_435_761) % (1 << 32))).collect();
+    let cases: Vec<String> = (0..DOCUMENTS / 2)
+        .map(|n| format!("{:08x}", (n * 2_654_435_761) % (1 << 32)))
+        .collect();
     let buckets: Vec<i16> = cases.iter().map(|id| proto::bucket::of(id)).collect();
     for id in [driven.id.0, other.id.0] {
         sqlx::query(
@@ -118,7 +128,13 @@ async fn large() -> (Fixture, Driven, Notices) {
         .execute(&fixture.sql)
         .await
         .unwrap();
-        fixture.execute(&FILL.replace("$id", &id.to_string()).replace("$n", &DOCUMENTS.to_string())).await;
+        fixture
+            .execute(
+                &FILL
+                    .replace("$id", &id.to_string())
+                    .replace("$n", &DOCUMENTS.to_string()),
+            )
+            .await;
     }
     // The server sends its plans as log messages, to this client only.
     fixture
@@ -158,7 +174,11 @@ async fn what_runs_often_reads_little_of_large_tables() {
     let ids: Vec<BatchId> = due.iter().map(|row| row.batch_id).collect();
     state.mark_published(&ids).await.unwrap();
     notices.plans().assert_at_most("mark_published", 1000);
-    let claim = state.claim(&message(&driven, Stage::Form, ids[0]), "w", LONG).await.unwrap().unwrap();
+    let claim = state
+        .claim(&message(&driven, Stage::Form, ids[0]), "w", LONG)
+        .await
+        .unwrap()
+        .unwrap();
     notices.plans().assert_at_most("claim", 100);
     state.renew_claim(&claim, LONG).await.unwrap();
     notices.plans().assert_at_most("renew_claim", 100);
@@ -172,7 +192,10 @@ async fn what_runs_often_reads_little_of_large_tables() {
     let intents: Vec<_> = forms.iter().map(|id| intent(id, "2-b")).collect();
     let standings = state.begin_forms(&claim, &intents, &[]).await.unwrap();
     notices.plans().assert_at_most("begin_forms", 3000);
-    let mut staged: Vec<_> = forms.iter().map(|id| staged_form(id, "2-b", &["x", "y"], &standings[id])).collect();
+    let mut staged: Vec<_> = forms
+        .iter()
+        .map(|id| staged_form(id, "2-b", &["x", "y"], &standings[id]))
+        .collect();
     staged.pop();
     let failed = FailedDoc {
         kind: "XFormInstance".to_owned(),
@@ -182,11 +205,19 @@ async fn what_runs_often_reads_little_of_large_tables() {
         message: "bad".to_owned(),
         missing: true,
     };
-    let results = FormResults { forms: staged, failed: vec![failed], ..FormResults::default() };
+    let results = FormResults {
+        forms: staged,
+        failed: vec![failed],
+        ..FormResults::default()
+    };
     state.finish_forms(&claim, &results).await.unwrap();
-    notices.plans().assert_at_most("finish_forms", 20_000);
+    notices.plans().assert_at_most("finish_forms", 6500);
 
-    let limits = CutLimits { cases: 200, weight: 4000, batches: 4 };
+    let limits = CutLimits {
+        cases: 200,
+        weight: 4000,
+        batches: 4,
+    };
     assert!(state.cut_case_batches(&driven.lease, &limits).await.unwrap() > 0);
     notices.plans().assert_at_most("cut_case_batches", 20_000);
     assert!(state.cut_diff_batches(&driven.lease, &limits).await.unwrap() > 0);
@@ -197,7 +228,10 @@ async fn what_runs_often_reads_little_of_large_tables() {
     let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
     assert!(inputs.staged.len() >= claim.ids.len());
     notices.plans().assert_at_most("case_inputs", 10_000);
-    let results = CaseResults { replayed: claim.ids.clone(), ..CaseResults::default() };
+    let results = CaseResults {
+        replayed: claim.ids.clone(),
+        ..CaseResults::default()
+    };
     state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
     notices.plans().assert_at_most("finish_cases", 20_000);
 
@@ -218,7 +252,10 @@ async fn what_runs_often_reads_little_of_large_tables() {
         .collect();
     state.finish_diffs(&diff, &found).await.unwrap();
     notices.plans().assert_at_most("finish_diffs", 20_000);
-    let records = state.diff_records(driven.id, &[], &[], Some((DocType::XFormInstance.as_str(), "5")), 50).await.unwrap();
+    let records = state
+        .diff_records(driven.id, &[], &[], Some((DocType::XFormInstance.as_str(), "5")), 50)
+        .await
+        .unwrap();
     assert_eq!(records.len(), 50);
     notices.plans().assert_at_most("diff_records", 500);
     purge(&fixture, &driven, &notices).await;
@@ -230,6 +267,8 @@ async fn purge(fixture: &Fixture, driven: &Driven, notices: &Notices) {
     notices.plans();
     for chunk in 0..4 {
         assert_eq!(fixture.state.purge_chunk(driven.id, 1000).await.unwrap(), 1000);
-        notices.plans().assert_at_most(&format!("purge of staged updates, chunk {chunk}"), 60_000);
+        notices
+            .plans()
+            .assert_at_most(&format!("purge of staged updates, chunk {chunk}"), 60_000);
     }
 }

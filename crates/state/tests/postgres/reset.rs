@@ -9,6 +9,7 @@ use sqlx::AssertSqlSafe;
 use state::case_stage::{CaseResults, FailedCase, Verdict};
 use state::diff_stage::CaseComparison;
 use state::form_stage::{BlobChange, FormResults, StagedDeletedCase};
+use state::migration::CommitStep;
 use state::run::RunState;
 use state::scan::Cursor;
 use state::{Kind, MigrationId, Phase, StateError, Status};
@@ -33,7 +34,13 @@ async fn rows_by_table(fixture: &Fixture, id: MigrationId) -> BTreeMap<String, i
     let mut rows = BTreeMap::new();
     for table in tables {
         let sql = format!("select count(*) from {table} where migration_id = {}", id.0);
-        rows.insert(table, sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&fixture.sql).await.unwrap());
+        rows.insert(
+            table,
+            sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&fixture.sql)
+                .await
+                .unwrap(),
+        );
     }
     rows
 }
@@ -41,9 +48,15 @@ async fn rows_by_table(fixture: &Fixture, id: MigrationId) -> BTreeMap<String, i
 /// A migration with rows in every table.
 async fn fill(fixture: &Fixture, driven: &Driven) {
     let state = &fixture.state;
-    state.mark_started(&driven.lease, Status::InProgress, "1", &json!({"x": 1})).await.unwrap();
+    state
+        .mark_started(&driven.lease, Status::InProgress, "1", &json!({"x": 1}))
+        .await
+        .unwrap();
     state.set_phase(&driven.lease, Phase::Diff).await.unwrap();
-    state.queue_run(driven.id, "MIGRATE", &json!({}), &operator()).await.unwrap();
+    state
+        .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
+        .await
+        .unwrap();
     let claim = fixture.claimed(driven, Stage::Form, &["f", "g", "d"]).await;
     let blob = BlobChange {
         retyped_from: None,
@@ -53,14 +66,20 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         new_type: 3,
         created_on: state.now().await.unwrap(),
     };
-    let standings = state.begin_forms(&claim, &[intent("f", "1-a"), intent("g", "1-a")], &[blob]).await.unwrap();
+    let standings = state
+        .begin_forms(&claim, &[intent("f", "1-a"), intent("g", "1-a")], &[blob])
+        .await
+        .unwrap();
     let mut form = staged_form("f", "1-a", &["a", "b", "c", "e"], &standings["f"]);
     form.has_noop_block = true;
     form.is_problem_form = true;
     form.diffs = Some("[]".to_owned());
     let results = FormResults {
         forms: vec![form, staged_form("g", "1-a", &["a"], &standings["g"])],
-        deleted_cases: vec![StagedDeletedCase { case_id: "d".to_owned(), payload: vec![1] }],
+        deleted_cases: vec![StagedDeletedCase {
+            case_id: "d".to_owned(),
+            payload: vec![1],
+        }],
         ..FormResults::default()
     };
     state.finish_forms(&claim, &results).await.unwrap();
@@ -69,7 +88,11 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
     let results = CaseResults {
         replayed: strings(&["a", "b"]),
         verdicts: Vec::new(),
-        failed: vec![FailedCase { case_id: "b".to_owned(), code: "C2S-2210".to_owned(), message: "x".to_owned() }],
+        failed: vec![FailedCase {
+            case_id: "b".to_owned(),
+            code: "C2S-2210".to_owned(),
+            message: "x".to_owned(),
+        }],
     };
     let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
     state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
@@ -95,9 +118,19 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         failed: Vec::new(),
     };
     state.finish_cases(&claim, &[], &results).await.unwrap();
-    let cursor = Cursor { complete: true, scanned: 1, ..Cursor::default() };
+    let cursor = Cursor {
+        complete: true,
+        scanned: 1,
+        ..Cursor::default()
+    };
     state
-        .record_missing(&driven.lease, "missing:x", &cursor, DocType::XFormArchived, &strings(&["m"]))
+        .record_missing(
+            &driven.lease,
+            "missing:x",
+            &cursor,
+            DocType::XFormArchived,
+            &strings(&["m"]),
+        )
         .await
         .unwrap();
     sqlx::query("insert into patched_case (migration_id, case_id) values ($1, 'a')")
@@ -137,7 +170,11 @@ async fn a_purge_in_chunks_leaves_nothing_of_its_own_and_everything_of_others() 
         assert_eq!(rows > 0, KEPT.contains(&table.as_str()), "{table} has {rows} rows");
     }
     assert_eq!(rows_by_table(&fixture, other.id).await, others);
-    assert_eq!(fixture.state.blob_changes(driven.id, 9).await.unwrap().len(), 1, "to be undone first");
+    assert_eq!(
+        fixture.state.blob_changes(driven.id, 9).await.unwrap().len(),
+        1,
+        "to be undone first"
+    );
     fixture.state.end_reset(driven.id, epoch).await.unwrap();
 
     let again = fixture.drive("clinic").await;
@@ -151,7 +188,10 @@ async fn a_reset_ends_the_epoch_the_lease_and_the_run_at_once() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
     fill(&fixture, &driven).await;
-    let (run, _) = state.queue_run(driven.id, "MIGRATE", &json!({}), &operator()).await.unwrap();
+    let (run, _) = state
+        .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
+        .await
+        .unwrap();
     let form = fixture.claimed(&driven, Stage::Form, &["h"]).await;
     let late = fixture.batch(&driven, Stage::Form, &["i"]).await;
     let epoch = state.begin_reset(driven.id).await.unwrap();
@@ -159,20 +199,35 @@ async fn a_reset_ends_the_epoch_the_lease_and_the_run_at_once() {
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!((migration.epoch, migration.purging), (epoch, true));
     assert_eq!((migration.status, migration.phase), (Status::NotStarted, Phase::Idle));
-    assert_eq!((migration.options, migration.started_at, migration.driver), (json!({}), None, None));
+    assert_eq!(
+        (migration.options, migration.started_at, migration.driver),
+        (json!({}), None, None)
+    );
     assert_eq!(state.run(run.id).await.unwrap().state, RunState::Stopped);
     state.set_run_state(run.id, RunState::Running, None).await.unwrap();
     assert_eq!(state.run(run.id).await.unwrap().state, RunState::Stopped);
 
     let before = rows_by_table(&fixture, driven.id).await;
-    assert!(fixture.claim(&driven, Stage::Form, late).await.is_none(), "old messages claim nothing");
+    assert!(
+        fixture.claim(&driven, Stage::Form, late).await.is_none(),
+        "old messages claim nothing"
+    );
     for (what, error) in [
-        ("begin", state.begin_forms(&form, &[intent("h", "1-a")], &[]).await.err()),
+        (
+            "begin",
+            state.begin_forms(&form, &[intent("h", "1-a")], &[]).await.err(),
+        ),
         ("stale", state.stale_forms(&form, &[]).await.err()),
-        ("finish forms", state.finish_forms(&form, &FormResults::default()).await.err()),
+        (
+            "finish forms",
+            state.finish_forms(&form, &FormResults::default()).await.err(),
+        ),
         ("fail", state.fail_claim(&form, "C2S-1", "boom", 1).await.err()),
         ("inputs", state.case_inputs(&form, &[]).await.err()),
-        ("finish cases", state.finish_cases(&form, &[], &CaseResults::default()).await.err()),
+        (
+            "finish cases",
+            state.finish_cases(&form, &[], &CaseResults::default()).await.err(),
+        ),
         ("to diff", state.cases_to_diff(&form).await.err()),
         ("finish diffs", state.finish_diffs(&form, &[]).await.err()),
         ("lease", state.renew_lease(&driven.lease, LONG).await.err()),
@@ -182,19 +237,36 @@ async fn a_reset_ends_the_epoch_the_lease_and_the_run_at_once() {
         let error = error.unwrap_or_else(|| panic!("{what} must be refused"));
         assert_eq!(error.kind(), Kind::Lost, "{what}: {error}");
     }
-    assert_eq!(rows_by_table(&fixture, driven.id).await, before, "what was refused has changed nothing");
-    assert!(state.take_lease(driven.id, "eager", LONG).await.unwrap().is_none(), "nothing but the reset may run");
+    assert_eq!(
+        rows_by_table(&fixture, driven.id).await,
+        before,
+        "what was refused has changed nothing"
+    );
+    assert!(
+        state.take_lease(driven.id, "eager", LONG).await.unwrap().is_none(),
+        "nothing but the reset may run"
+    );
 }
 
 #[tokio::test]
 async fn a_reset_waits_for_a_worker_s_open_transaction() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standings = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
-    let results = FormResults { forms: vec![staged_form("f", "1-a", &["a"], &standings["f"])], ..FormResults::default() };
+    let standings = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
+    let results = FormResults {
+        forms: vec![staged_form("f", "1-a", &["a"], &standings["f"])],
+        ..FormResults::default()
+    };
     // Keeps the worker's transaction open at its end.
     let mut brake = fixture.sql.begin().await.unwrap();
-    sqlx::query("lock table staged_update in exclusive mode").execute(&mut *brake).await.unwrap();
+    sqlx::query("lock table staged_update in exclusive mode")
+        .execute(&mut *brake)
+        .await
+        .unwrap();
     let state = fixture.state.clone();
     let worker = tokio::spawn(async move { state.finish_forms(&claim, &results).await });
     fixture.until_waiting(1).await;
@@ -204,13 +276,21 @@ async fn a_reset_waits_for_a_worker_s_open_transaction() {
     assert!(!reset.is_finished());
     // A worker that comes now is refused; it does not overtake the reset.
     let late = fixture.claimed_by_hand(&driven).await;
-    let refused = soon("the refusal", fixture.state.begin_forms(&late, &[intent("g", "1-a")], &[])).await;
+    let refused = soon(
+        "the refusal",
+        fixture.state.begin_forms(&late, &[intent("g", "1-a")], &[]),
+    )
+    .await;
     assert!(matches!(refused, Err(StateError::EpochOver)));
     assert!(!reset.is_finished());
     brake.commit().await.unwrap();
     soon("the worker", worker).await.unwrap().unwrap();
     soon("the reset", reset).await.unwrap().unwrap();
-    assert_eq!(fixture.staged(&driven).await, ["a/f"], "what was in flight has arrived, and the purge finds it");
+    assert_eq!(
+        fixture.staged(&driven).await,
+        ["a/f"],
+        "what was in flight has arrived, and the purge finds it"
+    );
 }
 
 #[tokio::test]
@@ -224,8 +304,17 @@ async fn an_interrupted_reset_goes_on_in_the_same_epoch() {
     assert_eq!(resumed.begin_reset(driven.id).await.unwrap(), epoch);
     purge(&fixture, driven.id, 1000).await;
     resumed.end_reset(driven.id, epoch).await.unwrap();
-    assert_eq!(fixture.number("select count(*) from staged_update where migration_id = $1", &driven).await, 0);
-    assert_eq!(fixture.state.begin_reset(driven.id).await.unwrap().0 >> 32, (epoch.0 >> 32) + 1, "the next one is another");
+    assert_eq!(
+        fixture
+            .number("select count(*) from staged_update where migration_id = $1", &driven)
+            .await,
+        0
+    );
+    assert_eq!(
+        fixture.state.begin_reset(driven.id).await.unwrap().0 >> 32,
+        (epoch.0 >> 32) + 1,
+        "the next one is another"
+    );
 }
 
 /// Two resets at once; one ends, and the domain's next migration begins while the other still purges.
@@ -244,7 +333,14 @@ async fn a_reset_that_another_one_has_ended_purges_nothing_of_the_next_migration
     // Nor does it end a reset that began after it.
     fixture.state.begin_reset(next.id).await.unwrap();
     fixture.state.end_reset(next.id, epoch).await.unwrap();
-    assert!(fixture.state.take_lease(next.id, "eager", LONG).await.unwrap().is_none());
+    assert!(
+        fixture
+            .state
+            .take_lease(next.id, "eager", LONG)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 /// A claim is given back at the very moment at which its row is purged.
@@ -260,11 +356,33 @@ async fn a_batch_that_moves_under_the_purge_is_purged_all_the_same() {
         .await
         .unwrap();
     let (state, id) = (fixture.state.clone(), driven.id);
-    let purging = tokio::spawn(async move {
-        while state.purge_chunk(id, 100).await.unwrap() > 0 {}
-    });
+    let purging = tokio::spawn(async move { while state.purge_chunk(id, 100).await.unwrap() > 0 {} });
     fixture.until_waiting(1).await;
     giving_back.commit().await.unwrap();
     soon("the purge", purging).await.unwrap();
     assert!(fixture.batch_row(claim.batch_id).await.is_none());
+}
+
+#[tokio::test]
+async fn a_domain_whose_commit_has_begun_or_is_done_cannot_be_reset() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
+    for step in [
+        CommitStep::Intent,
+        CommitStep::Fenced,
+        CommitStep::Switched,
+        CommitStep::Done,
+    ] {
+        fixture.state.set_commit_step(&driven.lease, step, None).await.unwrap();
+        let error = fixture.state.begin_reset(driven.id).await.unwrap_err();
+        assert!(matches!(error, StateError::NotResettable), "{step:?}: {error}");
+        assert_eq!(error.kind(), Kind::Stop);
+        assert!(fixture.state.purge_chunk(driven.id, 9).await.is_err());
+    }
+    let migration = fixture.state.migration(&driven.domain).await.unwrap().unwrap();
+    assert_eq!(
+        (migration.status, migration.epoch, migration.purging),
+        (Status::Complete, driven.epoch, false)
+    );
+    assert_eq!(fixture.staged(&driven).await, ["a/f"]);
 }

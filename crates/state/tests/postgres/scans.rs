@@ -8,7 +8,12 @@ use state::scan::{Cursor, CutLimits, DIFF_PASS, REPLAY_PASS, form_scan};
 use crate::fixture::{Driven, Fixture, strings};
 
 fn at(id: &str, scanned: i64) -> Cursor {
-    Cursor { after_key: Some(format!("[\"{id}\"]")), after_id: Some(id.to_owned()), complete: false, scanned }
+    Cursor {
+        after_key: Some(format!("[\"{id}\"]")),
+        after_id: Some(id.to_owned()),
+        complete: false,
+        scanned,
+    }
 }
 
 async fn batches(fixture: &Fixture, driven: &Driven, stage: Stage) -> Vec<Vec<String>> {
@@ -47,11 +52,21 @@ async fn when_one_batch_cannot_be_inserted_the_cursor_stays_and_no_batch_is_ther
     let (fixture, driven) = Fixture::with_domain().await;
     let scan = form_scan(DocType::XFormInstance);
     let first = strings(&["a"]);
-    fixture.state.insert_scanned(&driven.lease, &scan, &at("a", 1), DocType::XFormInstance, &[&first]).await.unwrap();
+    fixture
+        .state
+        .insert_scanned(&driven.lease, &scan, &at("a", 1), DocType::XFormInstance, &[&first])
+        .await
+        .unwrap();
     let (good, bad) = (strings(&["b"]), strings(&["c\0"]));
     fixture
         .state
-        .insert_scanned(&driven.lease, &scan, &at("c", 3), DocType::XFormInstance, &[&good, &bad])
+        .insert_scanned(
+            &driven.lease,
+            &scan,
+            &at("c", 3),
+            DocType::XFormInstance,
+            &[&good, &bad],
+        )
         .await
         .unwrap_err();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), at("a", 1));
@@ -62,8 +77,15 @@ async fn when_one_batch_cannot_be_inserted_the_cursor_stays_and_no_batch_is_ther
 async fn a_scan_can_be_opened_again_at_its_end_or_sent_back_to_its_start() {
     let (fixture, driven) = Fixture::with_domain().await;
     let scan = form_scan(DocType::XFormArchived);
-    let done = Cursor { complete: true, ..at("z", 9) };
-    fixture.state.insert_scanned(&driven.lease, &scan, &done, DocType::XFormArchived, &[]).await.unwrap();
+    let done = Cursor {
+        complete: true,
+        ..at("z", 9)
+    };
+    fixture
+        .state
+        .insert_scanned(&driven.lease, &scan, &done, DocType::XFormArchived, &[])
+        .await
+        .unwrap();
     fixture.state.reopen_scan(&driven.lease, &scan).await.unwrap();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), at("z", 9));
     fixture.state.restart_scan(&driven.lease, &scan).await.unwrap();
@@ -77,16 +99,47 @@ async fn the_missing_list_of_a_kind_is_that_of_its_last_scan() {
     let kind = DocType::XFormInstance;
     for missing in [["a", "b"], ["b", "c"]] {
         let start = Cursor::default();
-        state.record_missing(&driven.lease, "missing:x", &start, kind, &[]).await.unwrap();
-        let left: Vec<String> = state.missing_records(driven.id, 10).await.unwrap().into_iter().map(|one| one.0).collect();
-        assert!(!left.contains(&kind.as_str().to_owned()), "a new scan starts with an empty list");
-        state.record_missing(&driven.lease, "missing:x", &at("m", 50), kind, &strings(&missing[..1])).await.unwrap();
-        let end = Cursor { complete: true, ..at("z", 99) };
-        state.record_missing(&driven.lease, "missing:x", &end, kind, &strings(&missing)).await.unwrap();
-        state.record_missing(&driven.lease, "missing:y", &end, DocType::XFormError, &strings(&["e"])).await.unwrap();
+        state
+            .record_missing(&driven.lease, "missing:x", &start, kind, &[])
+            .await
+            .unwrap();
+        let left: Vec<String> = state
+            .missing_records(driven.id, 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|one| one.0)
+            .collect();
+        assert!(
+            !left.contains(&kind.as_str().to_owned()),
+            "a new scan starts with an empty list"
+        );
+        state
+            .record_missing(&driven.lease, "missing:x", &at("m", 50), kind, &strings(&missing[..1]))
+            .await
+            .unwrap();
+        let end = Cursor {
+            complete: true,
+            ..at("z", 99)
+        };
+        state
+            .record_missing(&driven.lease, "missing:x", &end, kind, &strings(&missing))
+            .await
+            .unwrap();
+        state
+            .record_missing(&driven.lease, "missing:y", &end, DocType::XFormError, &strings(&["e"]))
+            .await
+            .unwrap();
         let found: Vec<(String, String)> = state.missing_records(driven.id, 10).await.unwrap();
         let entry = |kind: DocType, id: &str| (kind.as_str().to_owned(), id.to_owned());
-        assert_eq!(found, [entry(DocType::XFormError, "e"), entry(kind, missing[0]), entry(kind, missing[1])]);
+        assert_eq!(
+            found,
+            [
+                entry(DocType::XFormError, "e"),
+                entry(kind, missing[0]),
+                entry(kind, missing[1])
+            ]
+        );
         let stats = state.type_stats(driven.id).await.unwrap();
         let (_, forms) = stats.iter().find(|(doc_type, _)| *doc_type == kind).unwrap();
         assert_eq!((forms.docs, forms.missing), (99, 2));
@@ -98,8 +151,14 @@ async fn the_missing_list_of_a_kind_is_that_of_its_last_scan() {
 async fn dirty_cases_are_cut_in_the_order_of_their_places_each_once() {
     let (fixture, driven) = Fixture::with_domain().await;
     let cases = ["c1", "c2", "c3", "c4", "c5"];
-    fixture.stage(&driven, &[("f", "1-a", &cases), ("g", "1-a", &cases)]).await;
-    let limits = CutLimits { cases: 2, weight: 100, batches: 1 };
+    fixture
+        .stage(&driven, &[("f", "1-a", &cases), ("g", "1-a", &cases)])
+        .await;
+    let limits = CutLimits {
+        cases: 2,
+        weight: 100,
+        batches: 1,
+    };
     let mut cut = 0;
     loop {
         let more = fixture.state.cut_case_batches(&driven.lease, &limits).await.unwrap();
@@ -116,8 +175,16 @@ async fn dirty_cases_are_cut_in_the_order_of_their_places_each_once() {
     assert_eq!(fixture.state.cursor(driven.id, REPLAY_PASS).await.unwrap().scanned, 5);
 
     fixture.state.restart_scan(&driven.lease, REPLAY_PASS).await.unwrap();
-    let wide = CutLimits { cases: 100, weight: 100, batches: 9 };
-    assert_eq!(fixture.state.cut_case_batches(&driven.lease, &wide).await.unwrap(), 1, "a pass starts anew");
+    let wide = CutLimits {
+        cases: 100,
+        weight: 100,
+        batches: 9,
+    };
+    assert_eq!(
+        fixture.state.cut_case_batches(&driven.lease, &wide).await.unwrap(),
+        1,
+        "a pass starts anew"
+    );
 }
 
 /// The weight of a case is what its replay reads, however little of it is new.
@@ -132,12 +199,20 @@ async fn batches_are_weighed_by_the_staged_rows_that_a_replay_reads() {
     fixture.replay(&driven, &[heavy]).await;
     let all: Vec<&str> = order.iter().map(String::as_str).collect();
     fixture.stage(&driven, &[("g", "1-a", &all)]).await;
-    let limits = CutLimits { cases: 100, weight: 3, batches: 10 };
+    let limits = CutLimits {
+        cases: 100,
+        weight: 3,
+        batches: 10,
+    };
     fixture.execute("delete from batch").await;
     assert_eq!(fixture.state.cut_case_batches(&driven.lease, &limits).await.unwrap(), 3);
     assert_eq!(
         batches(&fixture, &driven, Stage::Case).await,
-        [vec![order[0].clone()], vec![order[1].clone()], vec![order[2].clone(), order[3].clone()]]
+        [
+            vec![order[0].clone()],
+            vec![order[1].clone()],
+            vec![order[2].clone(), order[3].clone()]
+        ]
     );
 }
 
@@ -147,25 +222,53 @@ async fn a_case_that_was_set_aside_is_not_cut_again_until_it_is_unparked() {
     fixture.stage(&driven, &[("f", "1-a", &["bad", "good"])]).await;
     let claim = fixture.claimed(&driven, Stage::Case, &["bad"]).await;
     fixture.state.fail_claim(&claim, "C2S-3002", "boom", 1).await.unwrap();
-    let limits = CutLimits { cases: 10, weight: 100, batches: 10 };
+    let limits = CutLimits {
+        cases: 10,
+        weight: 100,
+        batches: 10,
+    };
     assert_eq!(fixture.state.cut_case_batches(&driven.lease, &limits).await.unwrap(), 1);
     assert_eq!(batches(&fixture, &driven, Stage::Case).await, [["bad"], ["good"]]);
-    assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap().0, 2, "it stays dirty, and stands against a commit");
+    assert_eq!(
+        fixture.state.pending_cases(driven.id).await.unwrap().0,
+        2,
+        "it stays dirty, and stands against a commit"
+    );
 }
 
 #[tokio::test]
 async fn cases_are_cut_for_a_diff_until_they_are_compared_at_their_generation() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
-    state.record_cases(&driven.lease, "case:x", &Cursor::default(), &strings(&["c1", "c2", "c1"])).await.unwrap();
-    state.record_cases(&driven.lease, "case:x", &Cursor::default(), &strings(&["c2"])).await.unwrap();
+    state
+        .record_cases(
+            &driven.lease,
+            "case:x",
+            &Cursor::default(),
+            &strings(&["c1", "c2", "c1"]),
+        )
+        .await
+        .unwrap();
+    state
+        .record_cases(&driven.lease, "case:x", &Cursor::default(), &strings(&["c2"]))
+        .await
+        .unwrap();
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 2));
-    let limits = CutLimits { cases: 10, weight: 1, batches: 10 };
+    let limits = CutLimits {
+        cases: 10,
+        weight: 1,
+        batches: 10,
+    };
     assert_eq!(state.cut_diff_batches(&driven.lease, &limits).await.unwrap(), 2);
-    assert_eq!(batches(&fixture, &driven, Stage::Diff).await.concat(), in_place_order(&["c1", "c2"]));
+    assert_eq!(
+        batches(&fixture, &driven, Stage::Diff).await.concat(),
+        in_place_order(&["c1", "c2"])
+    );
     assert_eq!(state.cut_diff_batches(&driven.lease, &limits).await.unwrap(), 0);
     assert_eq!(state.cursor(driven.id, DIFF_PASS).await.unwrap().scanned, 2);
-    fixture.execute("update case_state set diffed_generation = generation where case_id = 'c1'").await;
+    fixture
+        .execute("update case_state set diffed_generation = generation where case_id = 'c1'")
+        .await;
     state.restart_scan(&driven.lease, DIFF_PASS).await.unwrap();
     assert_eq!(state.cut_diff_batches(&driven.lease, &limits).await.unwrap(), 1);
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 1));
@@ -196,7 +299,11 @@ async fn documents_that_failed_or_are_missing_are_tried_again_by_kind() {
     fixture.execute("delete from batch").await;
     let scan = form_scan(DocType::XFormArchived);
     let cases = strings(&["case"]);
-    fixture.state.record_missing(&driven.lease, &scan, &at("x", 1), DocType::CommCareCase, &cases).await.unwrap();
+    fixture
+        .state
+        .record_missing(&driven.lease, &scan, &at("x", 1), DocType::CommCareCase, &cases)
+        .await
+        .unwrap();
     assert_eq!(fixture.state.requeue_failed(&driven.lease, 2).await.unwrap(), 4);
     let queued: Vec<(String, Vec<String>)> =
         sqlx::query_as("select doc_type, ids from batch where migration_id = $1 order by doc_type, ids")
@@ -207,6 +314,79 @@ async fn documents_that_failed_or_are_missing_are_tried_again_by_kind() {
     let batch = |kind: &str, ids: &[&str]| (kind.to_owned(), strings(ids));
     assert_eq!(
         queued,
-        [batch("XFormError", &["d"]), batch("XFormInstance", &["a", "b"]), batch("XFormInstance", &["c"])]
+        [
+            batch("XFormError", &["d"]),
+            batch("XFormInstance", &["a", "b"]),
+            batch("XFormInstance", &["c"])
+        ]
     );
+}
+
+#[tokio::test]
+async fn documents_that_changed_since_they_were_staged_are_migrated_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture
+        .stage(
+            &driven,
+            &[("f", "1-a", &["a"]), ("g", "1-a", &["a"]), ("h", "1-a", &["a"])],
+        )
+        .await;
+    fixture.execute("delete from batch").await;
+    let pair = |id: &str, rev: &str| (id.to_owned(), rev.to_owned());
+    let now = [
+        pair("f", "2-b"),
+        pair("g", "1-a"),
+        pair("h", "3-c"),
+        pair("unseen", "1-a"),
+    ];
+    assert_eq!(
+        fixture
+            .state
+            .requeue_changed(&driven.lease, DocType::XFormInstance, &now, 1)
+            .await
+            .unwrap(),
+        2
+    );
+    assert_eq!(batches(&fixture, &driven, Stage::Form).await, [["f"], ["h"]]);
+}
+
+#[tokio::test]
+async fn cases_that_changed_in_couch_since_they_were_compared_are_compared_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &["a", "b", "c", "d"])]).await;
+    fixture.replay(&driven, &["a", "b", "c", "d"]).await;
+    fixture
+        .execute("update case_state set diffed_generation = generation, diffed_rev = '1-a' where case_id <> 'd'")
+        .await;
+    fixture
+        .execute("update case_state set diffed_rev = null where case_id = 'c'")
+        .await;
+    let pair = |id: &str, rev: &str| (id.to_owned(), rev.to_owned());
+    let now = [pair("d", "1-a"), pair("c", "1-a"), pair("b", "2-b"), pair("a", "1-a")];
+    assert_eq!(
+        fixture.state.rediff_changed(&driven.lease, &now).await.unwrap(),
+        2,
+        "one moved, one appeared"
+    );
+    assert_eq!(
+        fixture.state.pending_cases(driven.id).await.unwrap(),
+        (0, 3),
+        "one was pending already"
+    );
+}
+
+/// A form with a difference may have been compared with a document that has changed since.
+#[tokio::test]
+async fn forms_with_differences_are_tried_again_and_cases_with_differences_are_not() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    for kind in ["XFormInstance", "CommCareCase", "CommCareCase-Deleted"] {
+        sqlx::query("insert into doc_diff (migration_id, kind, doc_id, diffs) values ($1, $2, 'x', '[]')")
+            .bind(driven.id.0)
+            .bind(kind)
+            .execute(&fixture.sql)
+            .await
+            .unwrap();
+    }
+    assert_eq!(fixture.state.requeue_failed(&driven.lease, 10).await.unwrap(), 1);
+    assert_eq!(batches(&fixture, &driven, Stage::Form).await, [["x"]]);
 }

@@ -19,7 +19,10 @@ async fn init_twice_changes_nothing() {
     let (fixture, driven) = Fixture::with_domain().await;
     fixture.state.init().await.unwrap();
     let again = State::connect(&fixture.database.config()).await.unwrap();
-    assert_eq!(again.migration(&driven.domain).await.unwrap().unwrap().epoch, driven.epoch);
+    assert_eq!(
+        again.migration(&driven.domain).await.unwrap().unwrap().epoch,
+        driven.epoch
+    );
 }
 
 #[tokio::test]
@@ -29,7 +32,10 @@ async fn many_inits_at_once_make_one_schema() {
     for _ in 0..6 {
         states.push(database.unchecked().await);
     }
-    let inits: Vec<_> = states.into_iter().map(|state| tokio::spawn(async move { state.init().await })).collect();
+    let inits: Vec<_> = states
+        .into_iter()
+        .map(|state| tokio::spawn(async move { state.init().await }))
+        .collect();
     for init in inits {
         soon("init", init).await.unwrap().unwrap();
     }
@@ -39,7 +45,9 @@ async fn many_inits_at_once_make_one_schema() {
 #[tokio::test]
 async fn an_older_schema_is_refused() {
     let fixture = Fixture::new().await;
-    fixture.execute("update _sqlx_migrations set version = 0 where version = (select max(version) from _sqlx_migrations)").await;
+    fixture
+        .execute("update _sqlx_migrations set version = 0 where version = (select max(version) from _sqlx_migrations)")
+        .await;
     let error = State::connect(&fixture.database.config()).await.unwrap_err();
     assert!(matches!(error, StateError::OldSchema { found: 0, .. }), "{error}");
 }
@@ -54,9 +62,20 @@ async fn a_newer_schema_is_refused_only_when_it_asks_for_newer_programs() {
         )
         .await;
     State::connect(&fixture.database.config()).await.unwrap();
-    fixture.execute("update schema_compatibility set minimum_version = 900").await;
+    fixture
+        .execute("update schema_compatibility set minimum_version = 900")
+        .await;
     let error = State::connect(&fixture.database.config()).await.unwrap_err();
-    assert!(matches!(error, StateError::NewSchema { found: 900, minimum: 900 }), "{error}");
+    assert!(
+        matches!(
+            error,
+            StateError::NewSchema {
+                found: 900,
+                minimum: 900
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]

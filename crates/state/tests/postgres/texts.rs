@@ -15,10 +15,24 @@ const AWKWARD: &str = "[{\"path\":[\"a\\u0000b\"],\"old\":\"\\u0000\",\"new\":\"
 async fn diffs_and_changes_come_back_byte_by_byte() {
     let (fixture, driven) = Fixture::with_domain().await;
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     let mut form = staged_form("f", "1-a", &["c"], &standing["f"]);
     form.diffs = Some(AWKWARD.to_owned());
-    fixture.state.finish_forms(&claim, &FormResults { forms: vec![form], ..FormResults::default() }).await.unwrap();
+    fixture
+        .state
+        .finish_forms(
+            &claim,
+            &FormResults {
+                forms: vec![form],
+                ..FormResults::default()
+            },
+        )
+        .await
+        .unwrap();
     fixture.replay(&driven, &["c"]).await;
     let claim = fixture.claimed(&driven, Stage::Diff, &["c"]).await;
     let found = CaseComparison {
@@ -31,8 +45,15 @@ async fn diffs_and_changes_come_back_byte_by_byte() {
     };
     fixture.state.finish_diffs(&claim, &[found]).await.unwrap();
     let diffs = fixture.state.diff_records(driven.id, &[], &[], None, 9).await.unwrap();
-    assert_eq!(diffs.iter().map(|record| record.diffs.as_str()).collect::<Vec<_>>(), [AWKWARD, AWKWARD]);
-    let changes = fixture.state.change_records(driven.id, &[], &[], None, 9).await.unwrap();
+    assert_eq!(
+        diffs.iter().map(|record| record.diffs.as_str()).collect::<Vec<_>>(),
+        [AWKWARD, AWKWARD]
+    );
+    let changes = fixture
+        .state
+        .change_records(driven.id, &[], &[], None, 9)
+        .await
+        .unwrap();
     assert_eq!(changes[0].diffs, AWKWARD);
     assert_eq!(changes[0].reason.as_deref(), Some("a reason \u{2014} with \"quotes\""));
 }
@@ -43,17 +64,33 @@ async fn payloads_are_bytes_and_ids_keep_their_form() {
     // The same letter composed and decomposed, an id of blanks, one with a quote: four cases.
     let ids = ["\u{e9}", "e\u{301}", " ", "'; drop table batch; --"];
     let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     let mut form = staged_form("f", "1-a", &ids, &standing["f"]);
     for case in &mut form.cases {
         case.payload = (0..=255).collect();
     }
-    fixture.state.finish_forms(&claim, &FormResults { forms: vec![form], ..FormResults::default() }).await.unwrap();
+    fixture
+        .state
+        .finish_forms(
+            &claim,
+            &FormResults {
+                forms: vec![form],
+                ..FormResults::default()
+            },
+        )
+        .await
+        .unwrap();
     let claim = fixture.claimed(&driven, Stage::Case, &ids).await;
     let mut inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
     inputs.staged.sort();
-    let mut expected: Vec<_> =
-        ids.iter().map(|id| ((*id).to_owned(), "f".to_owned(), (0..=255).collect::<Vec<u8>>())).collect();
+    let mut expected: Vec<_> = ids
+        .iter()
+        .map(|id| ((*id).to_owned(), "f".to_owned(), (0..=255).collect::<Vec<u8>>()))
+        .collect();
     expected.sort();
     assert_eq!(inputs.staged, expected);
 }
@@ -71,7 +108,11 @@ async fn a_raw_nul_is_refused_whole() {
         message: "a NUL: \0".to_owned(),
         missing: true,
     };
-    let standing = fixture.state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+    let standing = fixture
+        .state
+        .begin_forms(&claim, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
     let results = FormResults {
         forms: vec![staged_form("f", "1-a", &["c"], &standing["f"])],
         failed: vec![failed],
@@ -87,6 +128,10 @@ async fn a_raw_nul_is_refused_whole() {
 async fn options_keep_what_they_were() {
     let (fixture, driven) = Fixture::with_domain().await;
     let options: Value = serde_json::from_str(r#"{"b": [true, null, 1.5], "a": {"é": "\""}}"#).unwrap();
-    fixture.state.mark_started(&driven.lease, state::Status::DryRun, "1", &options).await.unwrap();
+    fixture
+        .state
+        .mark_started(&driven.lease, state::Status::DryRun, "1", &options)
+        .await
+        .unwrap();
     assert_eq!(fixture.state.options(driven.id).await.unwrap(), options);
 }
