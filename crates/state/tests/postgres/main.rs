@@ -18,3 +18,4 @@ mod reset;
 mod scans;
 mod schema;
 mod texts;
+mod verdicts;
