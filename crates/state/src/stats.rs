@@ -107,7 +107,7 @@ impl State {
             .collect())
     }
 
-    /// Numbers for a progress display; cheap enough to ask for twice a second.
+    /// Numbers for a progress display. They are counted: on a large domain that takes some time.
     ///
     /// # Errors
     /// Database errors.

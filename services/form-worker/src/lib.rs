@@ -75,6 +75,7 @@ impl BatchHandler for FormHandler {
             }
         }
         self.write(claim, gathered, &mut results).await?;
+        self.remove_rows(claim, &results).await?;
         self.state.finish_forms(claim, &results).await?;
         Ok(())
     }

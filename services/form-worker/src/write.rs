@@ -34,7 +34,6 @@ impl FormHandler {
         candidates: Vec<Candidate>,
         results: &mut FormResults,
     ) -> Result<(), BatchFailure> {
-        self.remove_gone(claim, &results.gone).await?;
         let (cases, forms): (Vec<_>, Vec<_>) = candidates
             .into_iter()
             .partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
@@ -53,10 +52,12 @@ impl FormHandler {
         Ok(())
     }
 
-    /// What an earlier attempt wrote of documents that Couch has no longer goes.
-    async fn remove_gone(&self, claim: &Claim, gone: &[String]) -> Result<(), BatchFailure> {
+    /// Rows that an earlier attempt wrote go with their document: Couch has it no longer, or it cannot be migrated as it is
+    /// now.
+    pub(crate) async fn remove_rows(&self, claim: &Claim, results: &FormResults) -> Result<(), BatchFailure> {
+        let failed = results.failed.iter().filter(|doc| doc.missing).map(|doc| &doc.doc_id);
         let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
-        for form_id in gone {
+        for form_id in results.gone.iter().chain(failed) {
             by_shard
                 .entry(self.target.shard_of(form_id))
                 .or_default()
@@ -134,8 +135,8 @@ impl FormHandler {
             let refused = match self.merge(claim, &tx, &written).await {
                 Ok(()) => None,
                 Err(error) => match error.document() {
-                    Some(document) => Some((document.to_owned(), error.code(), chain(&error))),
-                    None => return Err(error.into()),
+                    Some(document) if written.iter().any(|one| one.candidate.doc_id == document) => Some((document.to_owned(), error.code(), chain(&error))),
+                    _ => return Err(error.into()),
                 },
             };
             let stale: HashSet<String> = if refused.is_none() {

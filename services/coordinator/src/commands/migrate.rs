@@ -12,7 +12,7 @@ use super::{human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
-use crate::driver::{Driven, StopSignals, drive};
+use crate::driver::{DESIGN, Driven, StopSignals, VIEW, drive};
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Situation, allow};
 use crate::workers::Workforce;
@@ -77,6 +77,17 @@ pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: 
     }
 }
 
+/// What any driver would find missing at once: a run that cannot begin is not put on record, or the next `serve` would
+/// take it up long after the operator has read that it failed.
+async fn preflight(context: &Context) -> Result<()> {
+    context.forms_db.ensure_view(DESIGN, VIEW).await?;
+    context.target.check_tables().await?;
+    if context.state.alive("serve").await? == 0 {
+        context.broker().await?.close().await;
+    }
+    Ok(())
+}
+
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
 async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
@@ -88,6 +99,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
             on_sql: doc.is_on_sql(),
         },
     )?;
+    preflight(context).await?;
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state

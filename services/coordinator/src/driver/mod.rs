@@ -192,6 +192,8 @@ impl Driver {
     async fn run(&self) -> Step<String> {
         let state = &self.context.state;
         self.start().await?;
+        // First, so that the documents of batches that were set aside are not tried twice.
+        state.unpark(self.migration.id).await?;
         let again = state
             .requeue_failed(&self.lease, self.context.config.driver.form_batch)
             .await?;
@@ -201,7 +203,6 @@ impl Driver {
                 "documents that failed or were missing are tried again"
             );
         }
-        state.unpark(self.migration.id).await?;
         self.scan_and_replay().await?;
         self.settle().await?;
         for _ in 0..ROUNDS {
