@@ -71,10 +71,9 @@ impl Report {
         println!(
             "\nIncluded: everything from the start of the MIGRATE command (its connections, too) until the last case was\n\
              compared; the scan for missing documents is shown apart. Nothing was run beforehand to warm caches, but the\n\
-             documents had just been loaded. The raw read lists all keys and reads all bodies once, {} at a time, after\n\
+             documents had just been loaded. The raw read lists all keys and reads all bodies once, {AT_ONCE} at a time, after\n\
              the migration; ratio_to_raw_read is its time over the migration's. \"Others\" are PostgreSQL, RabbitMQ, a\n\
-             source of its own, and whatever else this machine did. The stand-in runs in this process.",
-            AT_ONCE
+             source of its own, and whatever else this machine did. The stand-in runs in this process."
         );
     }
 
