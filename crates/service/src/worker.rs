@@ -353,7 +353,7 @@ impl Loop {
                 Ok(()) => {}
                 Err(error) if error.kind() == state::Kind::Lost => return,
                 Err(error) => {
-                    tracing::warn!(code = error.code(), error = %chain(&error), "the claim could not be renewed")
+                    tracing::warn!(code = error.code(), error = %chain(&error), "the claim could not be renewed");
                 }
             }
         }

@@ -109,7 +109,7 @@ pub async fn show(
             "new_value",
             "reason",
         ];
-        csv.write_record(heading).map_err(broken_pipe)?;
+        csv.write_record(heading).map_err(|error| broken_pipe(&error))?;
     }
     let mut after: Option<(String, String)> = None;
     loop {
@@ -121,7 +121,7 @@ pub async fn show(
                 Output::Csv => write_csv(&mut csv, record)?,
             }
         }
-        csv.flush().map_err(|error| broken_pipe(error.into()))?;
+        csv.flush().map_err(|error| broken_pipe(&error.into()))?;
         let Some(last) = records.last() else { break };
         after = Some((last.kind.clone(), last.doc_id.clone()));
         let full = i64::try_from(records.len()).unwrap_or(i64::MAX) >= batch;
@@ -233,12 +233,12 @@ fn write_csv(csv: &mut csv::Writer<std::io::Stdout>, record: &DiffRecord) -> Res
             &new,
             reason,
         ])
-        .map_err(broken_pipe)?;
+        .map_err(|error| broken_pipe(&error))?;
     }
     Ok(())
 }
 
-fn broken_pipe(error: csv::Error) -> Failure {
+fn broken_pipe(error: &csv::Error) -> Failure {
     Failure::new("C2S-0106", format!("the output could not be written: {error}"), "")
 }
 
