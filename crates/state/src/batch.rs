@@ -94,7 +94,12 @@ impl State {
     ///
     /// # Errors
     /// Database errors.
-    pub async fn claim(&self, message: &BatchMessage, worker: &str, lease: Duration) -> Result<Option<Claim>, StateError> {
+    pub async fn claim(
+        &self,
+        message: &BatchMessage,
+        worker: &str,
+        lease: Duration,
+    ) -> Result<Option<Claim>, StateError> {
         let token = Uuid::new_v4();
         let row = sqlx::query(
             "update batch b
@@ -136,13 +141,15 @@ impl State {
     /// # Errors
     /// [`StateError::LostClaim`].
     pub async fn renew_claim(&self, claim: &Claim, lease: Duration) -> Result<(), StateError> {
-        let kept = sqlx::query("update batch set lease_until = now() + make_interval(secs => $3) where id = $1 and token = $2")
-            .bind(claim.batch_id.0)
-            .bind(claim.token)
-            .bind(lease.as_secs_f64())
-            .execute(&self.pool)
-            .await?
-            .rows_affected();
+        let kept = sqlx::query(
+            "update batch set lease_until = now() + make_interval(secs => $3) where id = $1 and token = $2",
+        )
+        .bind(claim.batch_id.0)
+        .bind(claim.token)
+        .bind(lease.as_secs_f64())
+        .execute(&self.pool)
+        .await?
+        .rows_affected();
         if kept == 1 { Ok(()) } else { Err(StateError::LostClaim) }
     }
 
@@ -167,7 +174,13 @@ impl State {
     ///
     /// # Errors
     /// Database errors; a lost claim is not one.
-    pub async fn retry_later(&self, claim: &Claim, code: &str, text: &str, longest: Duration) -> Result<(), StateError> {
+    pub async fn retry_later(
+        &self,
+        claim: &Claim,
+        code: &str,
+        text: &str,
+        longest: Duration,
+    ) -> Result<(), StateError> {
         sqlx::query(
             "update batch set state = 'ready', token = null, lease_until = null, attempt = attempt - 1, published_at = null,
                     retries = retries + 1, error_code = $3, error_text = $4,
@@ -223,12 +236,13 @@ impl State {
             let text = "the worker stopped answering while it held the batch";
             check_epoch(&mut tx, id, Epoch(row.try_get("epoch")?)).await?;
             // The worker may have come back to life meanwhile: it renewed its claim, or ended it.
-            let still: Option<i32> =
-                sqlx::query_scalar("select 1 from batch where id = $1 and token = $2 and lease_until < now() for update")
-                    .bind(batch_id.0)
-                    .bind(token)
-                    .fetch_optional(&mut *tx)
-                    .await?;
+            let still: Option<i32> = sqlx::query_scalar(
+                "select 1 from batch where id = $1 and token = $2 and lease_until < now() for update",
+            )
+            .bind(batch_id.0)
+            .bind(token)
+            .fetch_optional(&mut *tx)
+            .await?;
             if still.is_some() {
                 fail_in(&mut tx, batch_id, token, "C2S-3001", text, max_attempts).await?;
                 count += 1;
@@ -284,7 +298,12 @@ impl State {
     ///
     /// # Errors
     /// Database errors.
-    pub async fn forget_published(&self, id: MigrationId, stage: Stage, older_than: Duration) -> Result<u64, StateError> {
+    pub async fn forget_published(
+        &self,
+        id: MigrationId,
+        stage: Stage,
+        older_than: Duration,
+    ) -> Result<u64, StateError> {
         Ok(sqlx::query(
             "update batch set published_at = null
              where migration_id = $1 and stage = $2 and state = 'ready' and published_at < now() - make_interval(secs => $3)",
@@ -393,11 +412,16 @@ pub(crate) async fn check_claim(tx: &mut Transaction<'_, Postgres>, claim: &Clai
 async fn check_epoch(tx: &mut Transaction<'_, Postgres>, id: MigrationId, epoch: Epoch) -> Result<(), StateError> {
     // `for key share` holds off a reset, which locks the row `for update` first, and lets the driver's renewals of its
     // lease pass.
-    let current: Option<i64> = sqlx::query_scalar("select epoch from migration where id = $1 and not purging for key share")
-        .bind(id.0)
-        .fetch_optional(&mut **tx)
-        .await?;
-    if current == Some(epoch.0) { Ok(()) } else { Err(StateError::EpochOver) }
+    let current: Option<i64> =
+        sqlx::query_scalar("select epoch from migration where id = $1 and not purging for key share")
+            .bind(id.0)
+            .fetch_optional(&mut **tx)
+            .await?;
+    if current == Some(epoch.0) {
+        Ok(())
+    } else {
+        Err(StateError::EpochOver)
+    }
 }
 
 async fn fail_in(
@@ -408,12 +432,14 @@ async fn fail_in(
     text: &str,
     max_attempts: i32,
 ) -> Result<AfterFailure, StateError> {
-    let row = sqlx::query("select migration_id, stage, doc_type, ids, attempt from batch where id = $1 and token = $2 for update")
-        .bind(batch_id.0)
-        .bind(token)
-        .fetch_optional(&mut **tx)
-        .await?
-        .ok_or(StateError::LostClaim)?;
+    let row = sqlx::query(
+        "select migration_id, stage, doc_type, ids, attempt from batch where id = $1 and token = $2 for update",
+    )
+    .bind(batch_id.0)
+    .bind(token)
+    .fetch_optional(&mut **tx)
+    .await?
+    .ok_or(StateError::LostClaim)?;
     let migration_id: i32 = row.try_get("migration_id")?;
     let doc_type: String = row.try_get("doc_type")?;
     let ids: Vec<String> = row.try_get("ids")?;
@@ -424,11 +450,17 @@ async fn fail_in(
         for part in ids.chunks(ids.len().div_ceil(SPLIT_PARTS)) {
             insert_batch(tx, migration_id, &stage, &doc_type, part, Some(batch_id)).await?;
         }
-        sqlx::query("delete from batch where id = $1").bind(batch_id.0).execute(&mut **tx).await?;
+        sqlx::query("delete from batch where id = $1")
+            .bind(batch_id.0)
+            .execute(&mut **tx)
+            .await?;
         return Ok(AfterFailure::Split);
     }
-    let (state, after) =
-        if attempt >= max_attempts { ("parked", AfterFailure::Parked) } else { ("ready", AfterFailure::Again) };
+    let (state, after) = if attempt >= max_attempts {
+        ("parked", AfterFailure::Parked)
+    } else {
+        ("ready", AfterFailure::Again)
+    };
     sqlx::query(
         "update batch set state = $2, token = null, lease_until = null, published_at = null, error_code = $3, error_text = $4,
                 next_at = now() + make_interval(secs => 0.25 * power(2, least(attempt, 8)) * (0.5 + random() / 2))
@@ -441,7 +473,13 @@ async fn fail_in(
     .execute(&mut **tx)
     .await?;
     if after == AfterFailure::Parked {
-        let errors = ids.iter().map(|id| DocError { kind: &doc_type, doc_id: id, code, message: text, rev: None });
+        let errors = ids.iter().map(|id| DocError {
+            kind: &doc_type,
+            doc_id: id,
+            code,
+            message: text,
+            rev: None,
+        });
         record_errors(tx, MigrationId(migration_id), errors.collect()).await?;
     }
     Ok(after)

@@ -91,7 +91,13 @@ impl State {
         .fetch_all(&mut *tx)
         .await?
         .iter()
-        .map(|row| Ok((row.try_get("case_id")?, row.try_get("form_id")?, row.try_get("payload")?)))
+        .map(|row| {
+            Ok((
+                row.try_get("case_id")?,
+                row.try_get("form_id")?,
+                row.try_get("payload")?,
+            ))
+        })
         .collect::<Result<_, sqlx::Error>>()?;
         let events = sqlx::query(
             "select e.case_id, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
@@ -128,11 +134,19 @@ impl State {
              on conflict (migration_id, bucket, case_id) do update set generation = s.generation + 1",
         )
         .bind(claim.migration_id.0)
-        .bind(replayed.iter().map(|case_id| proto::bucket::of(case_id)).collect::<Vec<_>>())
+        .bind(
+            replayed
+                .iter()
+                .map(|case_id| proto::bucket::of(case_id))
+                .collect::<Vec<_>>(),
+        )
         .bind(&replayed)
         .execute(&mut *tx)
         .await?;
-        sqlx::query("delete from dirty_case where id = any($1)").bind(dirty).execute(&mut *tx).await?;
+        sqlx::query("delete from dirty_case where id = any($1)")
+            .bind(dirty)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query("delete from doc_error where migration_id = $1 and kind = 'CommCareCase' and doc_id = any($2)")
             .bind(claim.migration_id.0)
             .bind(&replayed)
@@ -165,7 +179,10 @@ async fn record_verdicts(
         return Ok(());
     }
     let id = claim.migration_id.0;
-    let by_form: BTreeMap<&str, &Verdict> = verdicts.iter().map(|verdict| (verdict.form_id.as_str(), verdict)).collect();
+    let by_form: BTreeMap<&str, &Verdict> = verdicts
+        .iter()
+        .map(|verdict| (verdict.form_id.as_str(), verdict))
+        .collect();
     let form_ids: Vec<&str> = by_form.keys().copied().collect();
     let revisions: Vec<(String, String, String)> = sqlx::query_as(
         "select doc_id, doc_type, rev from doc_revision where migration_id = $1 and doc_id = any($2)
@@ -183,7 +200,9 @@ async fn record_verdicts(
     let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(revisions.len());
     for (form_id, doc_type, rev) in &revisions {
         match by_form.get(form_id.as_str()) {
-            Some(verdict) if moved.contains(&verdict.case_id) => again.entry(doc_type).or_default().push(form_id.clone()),
+            Some(verdict) if moved.contains(&verdict.case_id) => {
+                again.entry(doc_type).or_default().push(form_id.clone())
+            }
             Some(verdict) => refused.push((verdict, doc_type, rev)),
             None => {}
         }
@@ -201,8 +220,18 @@ async fn record_verdicts(
     .bind(id)
     .bind(&refused_ids)
     .bind(refused.iter().map(|(_, _, rev)| *rev).collect::<Vec<_>>())
-    .bind(refused.iter().map(|(verdict, _, _)| verdict.case_id.as_str()).collect::<Vec<_>>())
-    .bind(refused.iter().map(|(verdict, _, _)| verdict.code.as_str()).collect::<Vec<_>>())
+    .bind(
+        refused
+            .iter()
+            .map(|(verdict, _, _)| verdict.case_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        refused
+            .iter()
+            .map(|(verdict, _, _)| verdict.code.as_str())
+            .collect::<Vec<_>>(),
+    )
     .execute(&mut **tx)
     .await?;
     let errors = refused.iter().map(|(verdict, doc_type, rev)| DocError {
@@ -213,7 +242,9 @@ async fn record_verdicts(
         rev: Some(rev),
     });
     record_errors(tx, claim.migration_id, errors.collect()).await?;
-    let missing = refused.iter().map(|(verdict, doc_type, _)| (*doc_type, verdict.form_id.as_str()));
+    let missing = refused
+        .iter()
+        .map(|(verdict, doc_type, _)| (*doc_type, verdict.form_id.as_str()));
     record_missing_docs(tx, claim.migration_id, missing.collect()).await?;
     sqlx::query(
         "insert into dirty_case (migration_id, bucket, case_id)

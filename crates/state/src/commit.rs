@@ -49,10 +49,30 @@ impl State {
             parked: row.try_get("parked")?,
             dirty,
             undiffed,
-            errors: self.by_kind("select kind, count(*) from doc_error where migration_id = $1 group by 1 order by 1", id).await?,
-            diffs: self.by_kind("select kind, count(*) from doc_diff where migration_id = $1 group by 1 order by 1", id).await?,
-            changes: self.by_kind("select kind, count(*) from doc_change where migration_id = $1 group by 1 order by 1", id).await?,
-            missing: self.by_kind("select kind, count(*) from missing_doc where migration_id = $1 group by 1 order by 1", id).await?,
+            errors: self
+                .by_kind(
+                    "select kind, count(*) from doc_error where migration_id = $1 group by 1 order by 1",
+                    id,
+                )
+                .await?,
+            diffs: self
+                .by_kind(
+                    "select kind, count(*) from doc_diff where migration_id = $1 group by 1 order by 1",
+                    id,
+                )
+                .await?,
+            changes: self
+                .by_kind(
+                    "select kind, count(*) from doc_change where migration_id = $1 group by 1 order by 1",
+                    id,
+                )
+                .await?,
+            missing: self
+                .by_kind(
+                    "select kind, count(*) from missing_doc where migration_id = $1 group by 1 order by 1",
+                    id,
+                )
+                .await?,
             other_rules: row.try_get("other_rules")?,
         })
     }

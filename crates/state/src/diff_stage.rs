@@ -54,7 +54,12 @@ impl State {
         .await?;
         tx.commit().await?;
         rows.iter()
-            .map(|row| Ok(CaseToDiff { case_id: row.try_get("case_id")?, generation: row.try_get("generation")? }))
+            .map(|row| {
+                Ok(CaseToDiff {
+                    case_id: row.try_get("case_id")?,
+                    generation: row.try_get("generation")?,
+                })
+            })
             .collect()
     }
 
@@ -63,11 +68,13 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn no_action_forms(&self, id: MigrationId, form_ids: &[String]) -> Result<Vec<String>, StateError> {
-        Ok(sqlx::query_scalar("select form_id from no_action_case_form where migration_id = $1 and form_id = any($2)")
-            .bind(id.0)
-            .bind(form_ids)
-            .fetch_all(&self.pool)
-            .await?)
+        Ok(
+            sqlx::query_scalar("select form_id from no_action_case_form where migration_id = $1 and form_id = any($2)")
+                .bind(id.0)
+                .bind(form_ids)
+                .fetch_all(&self.pool)
+                .await?,
+        )
     }
 
     /// Records comparisons and ends the claim. A comparison whose case has been replayed meanwhile is dropped: the case
@@ -92,10 +99,20 @@ impl State {
              returning s.case_id",
         )
         .bind(id)
-        .bind(sorted.iter().map(|found| proto::bucket::of(&found.case_id)).collect::<Vec<_>>())
+        .bind(
+            sorted
+                .iter()
+                .map(|found| proto::bucket::of(&found.case_id))
+                .collect::<Vec<_>>(),
+        )
         .bind(sorted.iter().map(|found| found.case_id.as_str()).collect::<Vec<_>>())
         .bind(sorted.iter().map(|found| found.generation).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|found| found.couch_rev.as_deref()).collect::<Vec<_>>())
+        .bind(
+            sorted
+                .iter()
+                .map(|found| found.couch_rev.as_deref())
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(&mut *tx)
         .await?
         .into_iter()

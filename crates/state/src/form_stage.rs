@@ -127,7 +127,10 @@ pub struct FormResults {
 
 /// Number of a `_rev`, the part before the dash.
 fn rev_number(rev: &str) -> i32 {
-    rev.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    rev.split('-')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 impl State {
@@ -146,7 +149,9 @@ impl State {
         let revs: Vec<&str> = docs.iter().map(|doc| doc.rev.as_str()).collect();
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
-        let revisions = docs.iter().map(|doc| (doc.doc_id.as_str(), doc.doc_type.as_str(), doc.rev.as_str()));
+        let revisions = docs
+            .iter()
+            .map(|doc| (doc.doc_id.as_str(), doc.doc_type.as_str(), doc.rev.as_str()));
         record_revisions(&mut tx, claim, revisions.collect()).await?;
         let rows = sqlx::query(
             "select d.doc_id, d.first_staged_at, d.first_staged_at <> now() as seen_before, d.rev <> i.rev as superseded,
@@ -199,7 +204,12 @@ impl State {
     pub async fn stale_forms(&self, claim: &Claim, written: &[(String, String)]) -> Result<Vec<String>, StateError> {
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
-        let stale = stale(&mut tx, claim, written.iter().map(|(id, rev)| (id.as_str(), rev.as_str()))).await?;
+        let stale = stale(
+            &mut tx,
+            claim,
+            written.iter().map(|(id, rev)| (id.as_str(), rev.as_str())),
+        )
+        .await?;
         tx.commit().await?;
         Ok(stale)
     }
@@ -212,10 +222,16 @@ impl State {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
         let newer = superseded(&mut tx, claim, results).await?;
-        let forms: Vec<&StagedForm> =
-            results.forms.iter().filter(|form| !newer.contains(form.form_id.as_str())).collect();
-        let failed: Vec<&FailedDoc> =
-            results.failed.iter().filter(|doc| !newer.contains(doc.doc_id.as_str())).collect();
+        let forms: Vec<&StagedForm> = results
+            .forms
+            .iter()
+            .filter(|form| !newer.contains(form.form_id.as_str()))
+            .collect();
+        let failed: Vec<&FailedDoc> = results
+            .failed
+            .iter()
+            .filter(|doc| !newer.contains(doc.doc_id.as_str()))
+            .collect();
 
         let failed_ids = failed.iter().filter(|doc| doc.missing).map(|doc| doc.doc_id.as_str());
         let replaced: Vec<&str> = forms
@@ -267,12 +283,24 @@ async fn superseded<'a>(
     claim: &Claim,
     results: &'a FormResults,
 ) -> Result<HashSet<&'a str>, StateError> {
-    let failed = || results.failed.iter().filter_map(|doc| Some((doc.doc_id.as_str(), doc.kind.as_str(), doc.rev.as_deref()?)));
+    let failed = || {
+        results
+            .failed
+            .iter()
+            .filter_map(|doc| Some((doc.doc_id.as_str(), doc.kind.as_str(), doc.rev.as_deref()?)))
+    };
     // A failed document has a newest revision too, which an older one must not replace.
     record_revisions(tx, claim, failed().collect()).await?;
-    let forms = results.forms.iter().map(|form| (form.form_id.as_str(), form.rev.as_str()));
+    let forms = results
+        .forms
+        .iter()
+        .map(|form| (form.form_id.as_str(), form.rev.as_str()));
     let read: HashMap<&str, &str> = forms.chain(failed().map(|(id, _, rev)| (id, rev))).collect();
-    let ids: Vec<&str> = read.keys().copied().chain(results.gone.iter().map(String::as_str)).collect();
+    let ids: Vec<&str> = read
+        .keys()
+        .copied()
+        .chain(results.gone.iter().map(String::as_str))
+        .collect();
     let newest: Vec<(String, i32, String)> = sqlx::query_as(
         "select doc_id, rev_number, rev from doc_revision where migration_id = $1 and doc_id = any($2)
          order by doc_id for no key update",
@@ -316,8 +344,16 @@ async fn record_blob_changes(
     if blobs.is_empty() {
         return Ok(());
     }
-    let kinds: Vec<&str> =
-        blobs.iter().map(|blob| if blob.retyped_from.is_some() { "retype" } else { "insert" }).collect();
+    let kinds: Vec<&str> = blobs
+        .iter()
+        .map(|blob| {
+            if blob.retyped_from.is_some() {
+                "retype"
+            } else {
+                "insert"
+            }
+        })
+        .collect();
     // The first record of a change is the one that counts: a second attempt must not take our own row for one found.
     sqlx::query(
         "insert into blob_change (migration_id, kind, key, parent_id, name, old_type, new_type, created_on)
@@ -367,7 +403,14 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     let mut rows: Vec<(i16, &str, &str, &[u8])> = forms
         .iter()
         .flat_map(|form| form.cases.iter().map(|case| (form.form_id.as_str(), case)))
-        .map(|(form_id, case)| (proto::bucket::of(&case.case_id), case.case_id.as_str(), form_id, case.payload.as_slice()))
+        .map(|(form_id, case)| {
+            (
+                proto::bucket::of(&case.case_id),
+                case.case_id.as_str(),
+                form_id,
+                case.payload.as_slice(),
+            )
+        })
         .collect();
     if rows.is_empty() {
         return Ok(());
@@ -397,7 +440,11 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
 }
 
 /// Takes back the seeds of deleted cases that are no longer there, or no longer deleted; the cases become dirty.
-async fn unstage_deleted_cases(tx: &mut Transaction<'_, Postgres>, claim: &Claim, gone: &[String]) -> Result<(), StateError> {
+async fn unstage_deleted_cases(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    gone: &[String],
+) -> Result<(), StateError> {
     let (buckets, ids) = with_buckets(gone);
     sqlx::query(
         "with gone as (

@@ -77,7 +77,10 @@ impl State {
     /// [`StateError::Unreachable`] or [`StateError::BadUrl`].
     pub async fn connect_unchecked(config: &StateConfig) -> Result<Self, StateError> {
         // sqlx reads any scheme, and would look for the host of another kind of database.
-        if !["postgres://", "postgresql://"].iter().any(|scheme| config.url.starts_with(scheme)) {
+        if !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| config.url.starts_with(scheme))
+        {
             return Err(StateError::BadUrl);
         }
         let mut options = PgConnectOptions::from_str(&config.url).map_err(|_| StateError::BadUrl)?;
@@ -91,7 +94,9 @@ impl State {
             .application_name("couch-sql")
             .options([("search_path", SCHEMA), ("idle_in_transaction_session_timeout", "60s")]);
         // One connection by hand first: a pool only says that it timed out, and takes its time to say so.
-        let first = PgConnection::connect_with(&options).await.map_err(StateError::Unreachable)?;
+        let first = PgConnection::connect_with(&options)
+            .await
+            .map_err(StateError::Unreachable)?;
         drop(first.close().await);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)

@@ -41,7 +41,9 @@ impl Status {
 
     /// The status of that name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::NotStarted, Self::DryRun, Self::InProgress, Self::Complete].into_iter().find(|s| s.as_str() == text)
+        [Self::NotStarted, Self::DryRun, Self::InProgress, Self::Complete]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 
@@ -71,8 +73,15 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] =
-        [Self::Idle, Self::Scan, Self::Replay, Self::Settle, Self::Diff, Self::Missing, Self::Finished];
+    const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Scan,
+        Self::Replay,
+        Self::Settle,
+        Self::Diff,
+        Self::Missing,
+        Self::Finished,
+    ];
 
     /// Its name in the state schema and in `stats`.
     pub const fn as_str(self) -> &'static str {
@@ -119,7 +128,9 @@ impl CommitStep {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Intent, Self::Fenced, Self::Switched, Self::Done].into_iter().find(|s| s.as_str() == text)
+        [Self::Intent, Self::Fenced, Self::Switched, Self::Done]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 
@@ -165,7 +176,10 @@ impl Migration {
             domain: Domain::new(row.try_get::<String, _>("domain")?),
             epoch: Epoch(row.try_get("epoch")?),
             status: Status::parse(&status).ok_or(StateError::Corrupt("status"))?,
-            phase: Phase::ALL.into_iter().find(|p| p.as_str() == phase).ok_or(StateError::Corrupt("phase"))?,
+            phase: Phase::ALL
+                .into_iter()
+                .find(|p| p.as_str() == phase)
+                .ok_or(StateError::Corrupt("phase"))?,
             purging: row.try_get("purging")?,
             options: serde_json::from_str(&options).map_err(|_| StateError::Corrupt("options"))?,
             progress_set_at: row.try_get("progress_set_at")?,
@@ -218,7 +232,9 @@ impl State {
             .bind(Epoch(0).next(rand::random()).0)
             .execute(&self.pool)
             .await?;
-        self.migration(domain).await?.ok_or(StateError::Corrupt("migration row"))
+        self.migration(domain)
+            .await?
+            .ok_or(StateError::Corrupt("migration row"))
     }
 
     /// Migrations in any state but `not_started`, by domain.
@@ -259,7 +275,11 @@ impl State {
         .bind(lease.as_secs_f64())
         .fetch_optional(&self.pool)
         .await?;
-        Ok(epoch.map(|epoch| DriverLease { migration_id: id, epoch: Epoch(epoch), token }))
+        Ok(epoch.map(|epoch| DriverLease {
+            migration_id: id,
+            epoch: Epoch(epoch),
+            token,
+        }))
     }
 
     /// Keeps the lease for another while.
@@ -286,11 +306,13 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn drop_lease(&self, held: &DriverLease) -> Result<(), StateError> {
-        sqlx::query("update migration set driver_token = null, driver_until = null where id = $1 and driver_token = $2")
-            .bind(held.migration_id.0)
-            .bind(held.token)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "update migration set driver_token = null, driver_until = null where id = $1 and driver_token = $2",
+        )
+        .bind(held.migration_id.0)
+        .bind(held.token)
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -383,5 +405,9 @@ impl State {
 }
 
 pub(crate) fn held_update(result: &sqlx::postgres::PgQueryResult) -> Result<(), StateError> {
-    if result.rows_affected() == 1 { Ok(()) } else { Err(StateError::LostLease) }
+    if result.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(StateError::LostLease)
+    }
 }

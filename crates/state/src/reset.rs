@@ -47,7 +47,11 @@ impl State {
             return Err(StateError::NotResettable);
         }
         let current = Epoch(row.try_get("epoch")?);
-        let epoch = if row.try_get::<bool, _>("purging")? { current } else { current.next(rand::random()) };
+        let epoch = if row.try_get::<bool, _>("purging")? {
+            current
+        } else {
+            current.next(rand::random())
+        };
         sqlx::query(
             "update migration
              set epoch = $2, purging = true, status = 'not_started', phase = 'idle', progress_set_at = null,
@@ -69,7 +73,10 @@ impl State {
         tx.commit().await?;
         // Only now, when no new transaction of the old epoch can begin, is there an end to waiting for those that have:
         // `for update` waits for their `for key share`, and busy workers would overtake it for ever.
-        sqlx::query("select 1 from migration where id = $1 for update").bind(id.0).execute(&self.pool).await?;
+        sqlx::query("select 1 from migration where id = $1 for update")
+            .bind(id.0)
+            .execute(&self.pool)
+            .await?;
         Ok(epoch)
     }
 
@@ -137,12 +144,14 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn is_purging(&self, id: MigrationId, epoch: Epoch) -> Result<bool, StateError> {
-        Ok(sqlx::query_scalar("select purging from migration where id = $1 and epoch = $2")
-            .bind(id.0)
-            .bind(epoch.0)
-            .fetch_optional(&self.pool)
-            .await?
-            .unwrap_or(false))
+        Ok(
+            sqlx::query_scalar("select purging from migration where id = $1 and epoch = $2")
+                .bind(id.0)
+                .bind(epoch.0)
+                .fetch_optional(&self.pool)
+                .await?
+                .unwrap_or(false),
+        )
     }
 
     /// Ends the reset of this epoch: the domain can be migrated again. Nothing happens when another one has ended it.
@@ -174,7 +183,12 @@ async fn purge_some(tx: &mut Transaction<'_, Postgres>, id: MigrationId, limit: 
         return Ok(staged);
     }
     for sql in PURGED {
-        let deleted = sqlx::query(sql).bind(id.0).bind(limit).execute(&mut **tx).await?.rows_affected();
+        let deleted = sqlx::query(sql)
+            .bind(id.0)
+            .bind(limit)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
         if deleted > 0 {
             return Ok(deleted);
         }

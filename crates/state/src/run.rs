@@ -37,8 +37,14 @@ pub enum RunState {
 }
 
 impl RunState {
-    const ALL: [Self; 6] =
-        [Self::Queued, Self::Running, Self::Stopping, Self::Finished, Self::Failed, Self::Stopped];
+    const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Stopping,
+        Self::Finished,
+        Self::Failed,
+        Self::Stopped,
+    ];
 
     /// Its name in the state schema.
     pub const fn as_str(self) -> &'static str {
@@ -89,7 +95,10 @@ impl State {
     ) -> Result<(Run, bool), StateError> {
         let mut tx = self.pool.begin().await?;
         // The row lock makes two commands at once see each other's run. Not `for update`, which would wait for workers.
-        sqlx::query("select id from migration where id = $1 for no key update").bind(id.0).execute(&mut *tx).await?;
+        sqlx::query("select id from migration where id = $1 for no key update")
+            .bind(id.0)
+            .execute(&mut *tx)
+            .await?;
         let open: Option<i64> = sqlx::query_scalar(
             "select id from run where migration_id = $1 and state in ('queued', 'running', 'stopping') order by id limit 1",
         )
@@ -175,11 +184,12 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn stop_run(&self, id: MigrationId) -> Result<bool, StateError> {
-        let changed = sqlx::query("update run set state = 'stopping' where migration_id = $1 and state in ('queued', 'running')")
-            .bind(id.0)
-            .execute(&self.pool)
-            .await?
-            .rows_affected();
+        let changed =
+            sqlx::query("update run set state = 'stopping' where migration_id = $1 and state in ('queued', 'running')")
+                .bind(id.0)
+                .execute(&self.pool)
+                .await?
+                .rows_affected();
         Ok(changed > 0)
     }
 
@@ -218,17 +228,25 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn alive(&self, kind: &str) -> Result<i64, StateError> {
-        Ok(sqlx::query_scalar("select count(*) from instance where kind = $1 and seen_at > now() - interval '10 seconds'")
-            .bind(kind)
-            .fetch_one(&self.pool)
-            .await?)
+        Ok(sqlx::query_scalar(
+            "select count(*) from instance where kind = $1 and seen_at > now() - interval '10 seconds'",
+        )
+        .bind(kind)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Writes to the audit log.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn audit(&self, domain: &Domain, operator: &Operator, action: &str, detail: &Value) -> Result<(), StateError> {
+    pub async fn audit(
+        &self,
+        domain: &Domain,
+        operator: &Operator,
+        action: &str,
+        detail: &Value,
+    ) -> Result<(), StateError> {
         sqlx::query("insert into audit_log (domain, who, host, action, detail) values ($1, $2, $3, $4, $5::jsonb)")
             .bind(domain.as_str())
             .bind(&operator.who)
@@ -246,9 +264,16 @@ fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {
     Ok(Run {
         id: row.try_get("id")?,
         domain: Domain::new(row.try_get::<String, _>("domain")?),
-        state: RunState::ALL.into_iter().find(|s| s.as_str() == state).ok_or(StateError::Corrupt("run state"))?,
+        state: RunState::ALL
+            .into_iter()
+            .find(|s| s.as_str() == state)
+            .ok_or(StateError::Corrupt("run state"))?,
         outcome: row.try_get("outcome")?,
-        operator: Operator { who: row.try_get("who")?, host: row.try_get("host")?, pid: row.try_get("pid")? },
+        operator: Operator {
+            who: row.try_get("who")?,
+            host: row.try_get("host")?,
+            pid: row.try_get("pid")?,
+        },
         queued_at: row.try_get("queued_at")?,
     })
 }

@@ -101,7 +101,15 @@ impl State {
         let mut tx = self.driver_tx(held).await?;
         save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
         for ids in batches {
-            insert_batch(&mut tx, held.migration_id.0, Stage::Form.as_str(), doc_type.as_str(), ids, None).await?;
+            insert_batch(
+                &mut tx,
+                held.migration_id.0,
+                Stage::Form.as_str(),
+                doc_type.as_str(),
+                ids,
+                None,
+            )
+            .await?;
         }
         Ok(tx.commit().await?)
     }
@@ -208,7 +216,11 @@ impl State {
     ) -> Result<usize, StateError> {
         let mut cursor = self.cursor(held.migration_id, pass).await?;
         let mut tx = self.driver_tx(held).await?;
-        let after_bucket: i16 = cursor.after_key.as_deref().and_then(|text| text.parse().ok()).unwrap_or(-1);
+        let after_bucket: i16 = cursor
+            .after_key
+            .as_deref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(-1);
         let wanted = limits.cases.saturating_mul(limits.batches);
         let rows = sqlx::query(sql)
             .bind(held.migration_id.0)
@@ -226,7 +238,15 @@ impl State {
         }
         let batches = cut_by_weight(cases, limits);
         for ids in &batches {
-            insert_batch(&mut tx, held.migration_id.0, stage.as_str(), DocType::CommCareCase.as_str(), ids, None).await?;
+            insert_batch(
+                &mut tx,
+                held.migration_id.0,
+                stage.as_str(),
+                DocType::CommCareCase.as_str(),
+                ids,
+                None,
+            )
+            .await?;
         }
         // Unwrap safety: rows is not empty.
         if let Some(last) = rows.last() {
@@ -377,9 +397,16 @@ mod tests {
 
     #[test]
     fn batches_close_by_count_and_by_weight_and_a_heavy_case_goes_alone() {
-        let limits = CutLimits { cases: 3, weight: 10, batches: 9 };
+        let limits = CutLimits {
+            cases: 3,
+            weight: 10,
+            batches: 9,
+        };
         let cases = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 50), ("f", 6), ("g", 5)];
-        let cut = cut_by_weight(cases.iter().map(|(id, weight)| ((*id).to_owned(), *weight)).collect(), &limits);
+        let cut = cut_by_weight(
+            cases.iter().map(|(id, weight)| ((*id).to_owned(), *weight)).collect(),
+            &limits,
+        );
         assert_eq!(cut, [vec!["a", "b", "c"], vec!["d"], vec!["e"], vec!["f"], vec!["g"]]);
     }
 }

@@ -14,8 +14,13 @@ const CREATION_LOCK: i64 = 0x6332_735f_696e_6974;
 /// then in sqlx, which holds a lock of its own while it upgrades.
 pub(crate) async fn init(pool: &PgPool) -> Result<(), StateError> {
     let mut tx = pool.begin().await?;
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(CREATION_LOCK).execute(&mut *tx).await?;
-    sqlx::query("create schema if not exists couch_sql_migration").execute(&mut *tx).await?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(CREATION_LOCK)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("create schema if not exists couch_sql_migration")
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     MIGRATOR.run(pool).await.map_err(StateError::Upgrade)
 }
@@ -28,14 +33,17 @@ pub(crate) async fn check(pool: &PgPool) -> Result<(), StateError> {
     if !present {
         return Err(StateError::NoSchema);
     }
-    let found: Option<i64> =
-        sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?;
+    let found: Option<i64> = sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+        .fetch_one(pool)
+        .await?;
     let found = found.unwrap_or(0);
     let known = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
     if found < known {
         return Err(StateError::OldSchema { found, needed: known });
     }
-    let minimum: i64 = sqlx::query_scalar("select max(minimum_version) from schema_compatibility").fetch_one(pool).await?;
+    let minimum: i64 = sqlx::query_scalar("select max(minimum_version) from schema_compatibility")
+        .fetch_one(pool)
+        .await?;
     if minimum > known {
         return Err(StateError::NewSchema { found, minimum });
     }

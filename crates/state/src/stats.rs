@@ -240,11 +240,13 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn missing_records(&self, id: MigrationId, limit: i64) -> Result<Vec<(String, String)>, StateError> {
-        Ok(sqlx::query_as("select kind, doc_id from missing_doc where migration_id = $1 order by kind, doc_id limit $2")
-            .bind(id.0)
-            .bind(limit)
-            .fetch_all(&self.pool)
-            .await?)
+        Ok(sqlx::query_as(
+            "select kind, doc_id from missing_doc where migration_id = $1 order by kind, doc_id limit $2",
+        )
+        .bind(id.0)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// Ids of cases with a record in the diffs or in the changes.
@@ -253,7 +255,9 @@ impl State {
     /// Database errors.
     pub async fn cases_with_records(&self, id: MigrationId, table: RecordTable) -> Result<Vec<String>, StateError> {
         let sql = match table {
-            RecordTable::Diffs => "select doc_id from doc_diff where migration_id = $1 and kind like 'CommCareCase%' order by 1",
+            RecordTable::Diffs => {
+                "select doc_id from doc_diff where migration_id = $1 and kind like 'CommCareCase%' order by 1"
+            }
             RecordTable::Changes => {
                 "select doc_id from doc_change where migration_id = $1 and kind like 'CommCareCase%' order by 1"
             }

@@ -135,7 +135,9 @@ impl FormHandler {
             let refused = match self.merge(claim, &tx, &written).await {
                 Ok(()) => None,
                 Err(error) => match error.document() {
-                    Some(document) if written.iter().any(|one| one.candidate.doc_id == document) => Some((document.to_owned(), error.code(), chain(&error))),
+                    Some(document) if written.iter().any(|one| one.candidate.doc_id == document) => {
+                        Some((document.to_owned(), error.code(), chain(&error)))
+                    }
                     _ => return Err(error.into()),
                 },
             };

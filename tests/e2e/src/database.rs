@@ -31,7 +31,11 @@ pub struct Databases {
 impl Databases {
     /// No database yet, on this server.
     pub fn new(server: Url, prefix: impl Into<String>) -> Self {
-        Self { server, prefix: prefix.into(), names: Vec::new() }
+        Self {
+            server,
+            prefix: prefix.into(),
+            names: Vec::new(),
+        }
     }
 
     /// Creates an empty database and gives its URL.
@@ -42,7 +46,10 @@ impl Databases {
         let name = format!("{}_{suffix}", self.prefix);
         let server = connect(&self.server).await?;
         // Nobody is ever connected to template0, so that it can always be copied.
-        server.batch_execute(&format!("create database {name} template template0")).await.context("create a database")?;
+        server
+            .batch_execute(&format!("create database {name} template template0"))
+            .await
+            .context("create a database")?;
         self.names.push(name.clone());
         let mut url = self.server.clone();
         url.set_path(&name);
@@ -59,7 +66,9 @@ impl Drop for Databases {
             runtime.block_on(async {
                 let server = connect(&server).await?;
                 for name in names {
-                    server.batch_execute(&format!("drop database if exists {name} with (force)")).await?;
+                    server
+                        .batch_execute(&format!("drop database if exists {name} with (force)"))
+                        .await?;
                 }
                 Ok(())
             })

@@ -11,7 +11,9 @@ fn required(name: &str, what: &str) -> Result<String> {
 }
 
 fn url(name: &str, what: &str) -> Result<Url> {
-    required(name, what)?.parse().with_context(|| format!("{name} is not a URL"))
+    required(name, what)?
+        .parse()
+        .with_context(|| format!("{name} is not a URL"))
 }
 
 /// A PostgreSQL server whose user may create databases: `C2S_TEST_PG_URL`.

@@ -15,7 +15,10 @@ const DOCS_AT_ONCE: usize = 500;
 
 /// The design documents of a database of forms and cases, and of a database of domains.
 pub fn design_documents() -> (Value, Value) {
-    (generator::by_domain_design_doc(), couch_standin::domains_design_document())
+    (
+        generator::by_domain_design_doc(),
+        couch_standin::domains_design_document(),
+    )
 }
 
 /// Writes new documents, some hundred at a time. Deletions may be among them.
@@ -38,7 +41,10 @@ pub async fn write_documents(database: &Database, documents: &[Value]) -> Result
 /// # Errors
 /// Couch's.
 pub async fn ensure_database(database: &Database, design: &Value) -> Result<()> {
-    database.create().await.with_context(|| format!("create the database {}", database.name()))?;
+    database
+        .create()
+        .await
+        .with_context(|| format!("create the database {}", database.name()))?;
     let id = design["_id"].as_str().unwrap_or_default();
     if database.get(id).await?.is_none() {
         database.put(id, design).await.with_context(|| format!("write {id}"))?;
@@ -62,7 +68,13 @@ pub async fn delete_listed(database: &Database, design: &str, view: &str, start:
             after: None,
             limit: DOCS_AT_ONCE,
         };
-        let ids: Vec<String> = database.view_page(&page).await?.rows.into_iter().map(|row| row.id).collect();
+        let ids: Vec<String> = database
+            .view_page(&page)
+            .await?
+            .rows
+            .into_iter()
+            .map(|row| row.id)
+            .collect();
         if ids.is_empty() {
             return Ok(deleted);
         }
@@ -82,7 +94,10 @@ pub async fn delete_listed(database: &Database, design: &str, view: &str, start:
 /// Couch's.
 pub async fn read_documents(database: &Database, ids: &[String]) -> Result<usize> {
     let fetched = database.bulk_get(ids).await?;
-    Ok(fetched.iter().filter(|document| matches!(document.outcome, Outcome::Found(_))).count())
+    Ok(fetched
+        .iter()
+        .filter(|document| matches!(document.outcome, Outcome::Found(_)))
+        .count())
 }
 
 /// Writes blobs as files, in a thread of the blocking pool.
@@ -117,12 +132,18 @@ pub struct Shards {
 impl Shards {
     /// One database for everything.
     pub fn single(client: Client) -> Self {
-        Self { count: 1, databases: Arc::new(vec![(0..=0, client)]) }
+        Self {
+            count: 1,
+            databases: Arc::new(vec![(0..=0, client)]),
+        }
     }
 
     /// Ranges of `count` logical shards, a power of two.
     pub fn of(count: u32, databases: Vec<(std::ops::RangeInclusive<u32>, Client)>) -> Self {
-        Self { count, databases: Arc::new(databases) }
+        Self {
+            count,
+            databases: Arc::new(databases),
+        }
     }
 
     /// All databases.
@@ -132,7 +153,10 @@ impl Shards {
 
     fn place_of(&self, id: &str) -> usize {
         let shard = proto::bucket::hash32(id) & (self.count - 1);
-        self.databases.iter().position(|(range, _)| range.contains(&shard)).unwrap_or(0)
+        self.databases
+            .iter()
+            .position(|(range, _)| range.contains(&shard))
+            .unwrap_or(0)
     }
 
     /// Stores blob metadata, each row on the shard of its document.
@@ -147,10 +171,16 @@ impl Shards {
         let mut stored = 0;
         for (rows, (_, client)) in by_place.iter().zip(self.databases.iter()) {
             if !rows.is_empty() {
-                stored += generator::sql::load_blobmeta(client, rows).await.context("store blob metadata")?;
+                stored += generator::sql::load_blobmeta(client, rows)
+                    .await
+                    .context("store blob metadata")?;
             }
         }
-        ensure!(stored == rows.len() as u64, "{stored} of {} rows of blob metadata were stored", rows.len());
+        ensure!(
+            stored == rows.len() as u64,
+            "{stored} of {} rows of blob metadata were stored",
+            rows.len()
+        );
         Ok(stored)
     }
 }
@@ -185,7 +215,9 @@ impl Loaded {
 }
 
 fn is_case(doc: &Value) -> bool {
-    doc["doc_type"].as_str().is_some_and(|kind| kind.starts_with("CommCareCase"))
+    doc["doc_type"]
+        .as_str()
+        .is_some_and(|kind| kind.starts_with("CommCareCase"))
 }
 
 /// Gathers pieces until they are worth a request.

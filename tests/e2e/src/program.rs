@@ -148,7 +148,12 @@ impl Program {
             .with_context(|| format!("cannot run {}", launch.program.display()))?;
         let pid = child.id().context("the process has ended already")?;
         watchdog.watch(pid)?;
-        Ok(Self { name: name.to_owned(), pid, log, child })
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            log,
+            child,
+        })
     }
 
     /// Its name in this world.
@@ -227,7 +232,10 @@ pub struct Output {
 impl Output {
     /// Everything, for the message of a failing test.
     pub fn told(&self) -> String {
-        format!("`{}` ended with {:?}\n{}\n{}", self.command, self.status, self.stdout, self.stderr)
+        format!(
+            "`{}` ended with {:?}\n{}\n{}",
+            self.command, self.status, self.stdout, self.stderr
+        )
     }
 
     /// The result of a command that must have ended with this status.
@@ -281,7 +289,13 @@ impl RunningCommand {
             .with_context(|| format!("cannot run {}", launch.program.display()))?;
         let pid = child.id().context("the process has ended already")?;
         watchdog.watch(pid)?;
-        Ok(Self { shown: format!("{name} {}", launch.arguments.join(" ")), pid, stdout, stderr, child })
+        Ok(Self {
+            shown: format!("{name} {}", launch.arguments.join(" ")),
+            pid,
+            stdout,
+            stderr,
+            child,
+        })
     }
 
     /// Its process id.
@@ -314,7 +328,12 @@ impl RunningCommand {
     pub async fn kill(mut self) -> Result<()> {
         self.signal(Signal::Kill)?;
         let status = self.child.wait().await.context("wait for a killed command")?;
-        ensure!(status.code().is_none(), "`{}` had ended before it was killed: {}", self.shown, self.stderr());
+        ensure!(
+            status.code().is_none(),
+            "`{}` had ended before it was killed: {}",
+            self.shown,
+            self.stderr()
+        );
         Ok(())
     }
 

@@ -32,7 +32,11 @@ impl Queues {
     /// The server cannot be reached.
     pub async fn connect(url: &Url) -> Result<Self> {
         // To the AMQP parser a lone slash is a virtual host without a name.
-        let address = if url.path() == "/" { url.as_str().trim_end_matches('/') } else { url.as_str() };
+        let address = if url.path() == "/" {
+            url.as_str().trim_end_matches('/')
+        } else {
+            url.as_str()
+        };
         let connection = Connection::connect(address, ConnectionProperties::default())
             .await
             .context("RabbitMQ cannot be reached")?;
@@ -48,7 +52,10 @@ impl Queues {
         for queue in Stage::ALL.map(Stage::queue).into_iter().chain([DEAD_LETTER_QUEUE]) {
             // A queue that does not exist closes its channel and is empty enough.
             let channel = self.connection.create_channel().await.context("open a channel")?;
-            channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.ok();
+            channel
+                .queue_purge(queue.into(), QueuePurgeOptions::default())
+                .await
+                .ok();
         }
         Ok(())
     }
@@ -84,8 +91,14 @@ impl Queues {
     /// Messages that wait in a queue; none if there is no such queue.
     pub async fn depth(&self, queue: &str) -> Option<u32> {
         let channel = self.connection.create_channel().await.ok()?;
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .ok()?;
         Some(queue.message_count())
     }
 
@@ -96,7 +109,11 @@ impl Queues {
     pub async fn take(&self, queue: &str) -> Result<Option<Taken>> {
         let channel = self.connection.create_channel().await.context("open a channel")?;
         let options = BasicGetOptions { no_ack: true };
-        let Some(message) = channel.basic_get(queue.into(), options).await.context("take a message")? else {
+        let Some(message) = channel
+            .basic_get(queue.into(), options)
+            .await
+            .context("take a message")?
+        else {
             return Ok(None);
         };
         let mut headers = BTreeMap::new();
@@ -107,6 +124,9 @@ impl Queues {
                 }
             }
         }
-        Ok(Some(Taken { payload: message.data.clone(), headers }))
+        Ok(Some(Taken {
+            payload: message.data.clone(),
+            headers,
+        }))
     }
 }

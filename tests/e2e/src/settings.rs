@@ -49,7 +49,10 @@ impl Settings {
     /// Sets a key, `section.name`, to a value in TOML.
     pub fn set(&mut self, key: &str, value: impl Into<String>) {
         let (section, name) = key.split_once('.').unwrap_or(("", key));
-        self.0.entry(section.to_owned()).or_default().insert(name.to_owned(), value.into());
+        self.0
+            .entry(section.to_owned())
+            .or_default()
+            .insert(name.to_owned(), value.into());
     }
 
     /// Sets a key to a text.

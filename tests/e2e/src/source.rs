@@ -34,7 +34,9 @@ impl Source {
     pub async fn create(kind: &SourceKind, prefix: &str) -> Result<Self> {
         let (url, stand_in) = match kind {
             SourceKind::StandIn => {
-                let running = StandIn::start(couch_standin::Options::default()).await.context("start the stand-in")?;
+                let running = StandIn::start(couch_standin::Options::default())
+                    .await
+                    .context("start the stand-in")?;
                 (running.url().parse()?, Some(running))
             }
             SourceKind::Server(url) => (url.clone(), None),
@@ -72,7 +74,9 @@ impl Source {
     /// # Panics
     /// The source is a server.
     pub fn stand_in(&self) -> &Running {
-        self.stand_in.as_ref().expect("this world's source is a server, which takes no faults")
+        self.stand_in
+            .as_ref()
+            .expect("this world's source is a server, which takes no faults")
     }
 
     /// Writes forms and cases.
@@ -104,7 +108,10 @@ impl Source {
         };
         let rows = self.domains.view_page(&page).await?.rows;
         let row = rows.first().with_context(|| format!("there is no domain {domain}"))?;
-        self.domains.get(&row.id).await?.with_context(|| format!("the Domain document of {domain} is gone"))
+        self.domains
+            .get(&row.id)
+            .await?
+            .with_context(|| format!("the Domain document of {domain} is gone"))
     }
 }
 
@@ -152,7 +159,12 @@ impl Drop for Source {
 pub async fn delete_database(server: &Url, name: &str, timeout: std::time::Duration) -> Result<()> {
     let mut address = server.clone();
     address.set_path(&format!("{}/{name}", server.path().trim_end_matches('/')));
-    let answer = reqwest::Client::new().delete(address).timeout(timeout).send().await.context("delete a database")?;
+    let answer = reqwest::Client::new()
+        .delete(address)
+        .timeout(timeout)
+        .send()
+        .await
+        .context("delete a database")?;
     if answer.status() != reqwest::StatusCode::NOT_FOUND {
         answer.error_for_status().context("delete a database")?;
     }

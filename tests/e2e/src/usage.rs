@@ -19,7 +19,10 @@ impl Usage {
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        Some(Self { cpu_seconds: cpu_seconds(&stat)?, peak_rss_mb: peak_rss_mb(&status)? })
+        Some(Self {
+            cpu_seconds: cpu_seconds(&stat)?,
+            peak_rss_mb: peak_rss_mb(&status)?,
+        })
     }
 }
 
@@ -43,9 +46,17 @@ fn peak_rss_mb(status: &str) -> Option<f64> {
 }
 
 fn busy_seconds(stat: &str) -> Option<f64> {
-    let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq steal: guests are in user already.
-    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else { return None };
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else {
+        return None;
+    };
     Some((user + nice + system + irq + softirq) / TICKS_PER_SECOND)
 }
 
@@ -59,7 +70,10 @@ mod tests {
         let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 100 200 300";
         assert_eq!(cpu_seconds(stat), Some(2.0));
         assert_eq!(peak_rss_mb("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2.0));
-        assert_eq!(busy_seconds("cpu  100 100 100 900 900 50 50 0 0 0\ncpu0 1 1\n"), Some(4.0));
+        assert_eq!(
+            busy_seconds("cpu  100 100 100 900 900 50 50 0 0 0\ncpu0 1 1\n"),
+            Some(4.0)
+        );
         let own = Usage::of(std::process::id()).unwrap();
         assert!(own.peak_rss_mb > 1.0);
         assert!(machine_cpu_seconds().unwrap() >= own.cpu_seconds);

@@ -78,7 +78,11 @@ impl Default for Options {
 impl Options {
     /// Everything in one process; needs no RabbitMQ.
     pub fn in_process() -> Self {
-        Self { broker: BrokerKind::InProcess, workers: 0, ..Self::default() }
+        Self {
+            broker: BrokerKind::InProcess,
+            workers: 0,
+            ..Self::default()
+        }
     }
 
     /// The same with a setting in TOML.
@@ -133,7 +137,10 @@ impl World {
                 (Some(turn), Some(queues), url.to_string())
             }
         };
-        let folder = tempfile::Builder::new().prefix("couch-sql-e2e-").tempdir().context("make a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("couch-sql-e2e-")
+            .tempdir()
+            .context("make a folder")?;
         std::fs::create_dir(folder.path().join("blobs")).context("make a folder")?;
         let mut databases = Databases::new(environment::postgres()?, prefix.clone());
         let target_url = databases.create("hq").await?;
@@ -153,9 +160,9 @@ impl World {
         if !shard_urls.is_empty() {
             let count = shard_urls.len() as u32 * LOGICAL_PER_DATABASE;
             settings.set("target.shard_count", count.to_string());
-            let entries = shard_urls.iter().map(|(first, last, url)| {
-                format!("{{ range = [{first}, {last}], url = {} }}", quoted(url.as_str()))
-            });
+            let entries = shard_urls
+                .iter()
+                .map(|(first, last, url)| format!("{{ range = [{first}, {last}], url = {} }}", quoted(url.as_str())));
             settings.set("target.shards", format!("[{}]", entries.collect::<Vec<_>>().join(", ")));
         }
         settings.write(&folder.path().join(CONFIGURATION))?;
@@ -287,7 +294,11 @@ impl World {
             self.start_program(kind, kind, &[])?;
         }
         if count > 0 {
-            let pids: Vec<i32> = self.pids(kind).into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+            let pids: Vec<i32> = self
+                .pids(kind)
+                .into_iter()
+                .filter_map(|pid| i32::try_from(pid).ok())
+                .collect();
             let wanted = pids.len();
             self.until(&format!("{wanted} of {kind} are there"), async |world| {
                 let alive: i64 = world
@@ -316,14 +327,25 @@ impl World {
     }
 
     fn launch(&self, binary: &str, arguments: &[&str]) -> Launch {
-        let mut all = vec!["--config".to_owned(), self.configuration().to_string_lossy().into_owned()];
+        let mut all = vec![
+            "--config".to_owned(),
+            self.configuration().to_string_lossy().into_owned(),
+        ];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        Launch { program: self.binaries.join(binary), arguments: all, variables: Vec::new() }
+        Launch {
+            program: self.binaries.join(binary),
+            arguments: all,
+            variables: Vec::new(),
+        }
     }
 
     /// Process ids of the background processes whose name begins so.
     pub fn pids(&self, label: &str) -> Vec<u32> {
-        self.programs.iter().filter(|program| program.name().starts_with(label)).map(Program::pid).collect()
+        self.programs
+            .iter()
+            .filter(|program| program.name().starts_with(label))
+            .map(Program::pid)
+            .collect()
     }
 
     /// The background processes.
@@ -346,7 +368,9 @@ impl World {
     /// There is none.
     pub fn take_program(&mut self, pid: u32) -> Result<Program> {
         let place = self.programs.iter().position(|program| program.pid() == pid);
-        Ok(self.programs.remove(place.with_context(|| format!("no process {pid} of this world"))?))
+        Ok(self
+            .programs
+            .remove(place.with_context(|| format!("no process {pid} of this world"))?))
     }
 
     /// Runs `coordinator` to its end.
@@ -365,9 +389,14 @@ impl World {
         let launch = Launch {
             program: self.binaries.join("coordinator"),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            variables: variables
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
         };
-        RunningCommand::start(&launch, self.folder.path(), &mut self.watchdog)?.end(COMMAND_PATIENCE).await
+        RunningCommand::start(&launch, self.folder.path(), &mut self.watchdog)?
+            .end(COMMAND_PATIENCE)
+            .await
     }
 
     /// Starts `coordinator` and leaves it running.
@@ -414,7 +443,11 @@ impl World {
     pub async fn actual(&self, domain: &str) -> Result<Actual> {
         let mut actual = Actual::default();
         for client in self.shards.clients() {
-            actual.merge(generator::sql::read_actual(client, domain).await.context("read the target")?);
+            actual.merge(
+                generator::sql::read_actual(client, domain)
+                    .await
+                    .context("read the target")?,
+            );
         }
         Ok(actual)
     }
@@ -429,7 +462,12 @@ impl World {
     pub async fn assert_same_rows(&self, domain: &str, model: &Model) -> Result<()> {
         let differences = compare(model, &self.actual(domain).await?, usize::MAX);
         let shown: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
-        assert!(differences.is_empty(), "{} differences in {domain}:\n{}", differences.len(), shown.join("\n"));
+        assert!(
+            differences.is_empty(),
+            "{} differences in {domain}:\n{}",
+            differences.len(),
+            shown.join("\n")
+        );
         Ok(())
     }
 
@@ -448,7 +486,8 @@ impl World {
     /// Those of the database.
     pub async fn text(&self, sql: &str) -> Result<Option<String>> {
         let row = self.state.query_opt(sql, &[]).await.with_context(|| sql.to_owned())?;
-        row.map_or(Ok(None), |row| row.try_get(0)).with_context(|| sql.to_owned())
+        row.map_or(Ok(None), |row| row.try_get(0))
+            .with_context(|| sql.to_owned())
     }
 
     /// Waits until a query of the state schema says true.
@@ -492,7 +531,10 @@ impl World {
                 .await?;
             for row in tables {
                 let table: String = row.get(0);
-                let count: i64 = client.query_one(&format!("select count(*) from {table}"), &[]).await?.get(0);
+                let count: i64 = client
+                    .query_one(&format!("select count(*) from {table}"), &[])
+                    .await?
+                    .get(0);
                 counts.push((table, count));
             }
         }
@@ -506,7 +548,10 @@ impl World {
     pub async fn blobmeta_dump(&self) -> Result<Vec<String>> {
         let mut dump = Vec::new();
         for client in self.shards.clients() {
-            for row in client.query("select b::text from blobs_blobmeta b order by key, id", &[]).await? {
+            for row in client
+                .query("select b::text from blobs_blobmeta b order by key, id", &[])
+                .await?
+            {
                 dump.push(row.get(0));
             }
         }
@@ -522,7 +567,11 @@ impl World {
             let mut files = 0;
             for entry in std::fs::read_dir(folder)? {
                 let entry = entry?;
-                files += if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 };
+                files += if entry.file_type()?.is_dir() {
+                    count(&entry.path())?
+                } else {
+                    1
+                };
             }
             Ok(files)
         }
@@ -549,7 +598,13 @@ impl World {
             let lines: Vec<&str> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LOG_LINES)..];
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "--- {} (pid {})\n{}", program.name(), program.pid(), shown.join("\n"));
+            let _ = writeln!(
+                text,
+                "--- {} (pid {})\n{}",
+                program.name(),
+                program.pid(),
+                shown.join("\n")
+            );
         }
         text
     }
@@ -572,7 +627,11 @@ async fn shard_urls(databases: &mut Databases, count: u32) -> Result<Vec<(u32, u
     let mut urls = Vec::new();
     for number in 0..count {
         let first = number * LOGICAL_PER_DATABASE;
-        urls.push((first, first + LOGICAL_PER_DATABASE - 1, databases.create(&format!("shard{number}")).await?));
+        urls.push((
+            first,
+            first + LOGICAL_PER_DATABASE - 1,
+            databases.create(&format!("shard{number}")).await?,
+        ));
     }
     Ok(urls)
 }

@@ -28,18 +28,27 @@ pub(super) fn check(workspace: &Workspace) -> Result<Findings> {
 
 /// Sources whose codes a person may meet; those of tests and of this program are repetitions.
 fn is_product(file: &Path) -> bool {
-    let in_product = ["crates", "services", "proto"].iter().any(|folder| file.starts_with(folder));
+    let in_product = ["crates", "services", "proto"]
+        .iter()
+        .any(|folder| file.starts_with(folder));
     in_product && !file.components().any(|part| part.as_os_str() == "tests")
 }
 
 fn compare(used: &BTreeSet<String>, documented: &BTreeSet<String>) -> Findings {
-    let without_page = used.difference(documented).map(|code| format!("{code} has no section in {PAGE}"));
-    let without_code = documented.difference(used).map(|code| format!("{PAGE} explains {code}, which nothing uses"));
+    let without_page = used
+        .difference(documented)
+        .map(|code| format!("{code} has no section in {PAGE}"));
+    let without_code = documented
+        .difference(used)
+        .map(|code| format!("{PAGE} explains {code}, which nothing uses"));
     without_page.chain(without_code).collect()
 }
 
 fn documented(page: &str) -> BTreeSet<String> {
-    page.lines().filter(|line| line.starts_with("### ")).flat_map(codes).collect()
+    page.lines()
+        .filter(|line| line.starts_with("### "))
+        .flat_map(codes)
+        .collect()
 }
 
 /// All codes in a text.
@@ -47,7 +56,10 @@ fn codes(text: &str) -> Vec<String> {
     text.match_indices(PREFIX)
         .filter_map(|(start, _)| {
             let digits = text.get(start + PREFIX.len()..start + PREFIX.len() + DIGITS)?;
-            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{PREFIX}{digits}"))
+            digits
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| format!("{PREFIX}{digits}"))
         })
         .collect()
 }

@@ -58,7 +58,10 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let config = Config::load(arguments.config.as_deref())?;
-    ensure!(config.blobs.kind == BlobsKind::Fs, "blobs are written into a directory only: blobs.kind must be fs");
+    ensure!(
+        config.blobs.kind == BlobsKind::Fs,
+        "blobs are written into a directory only: blobs.kind must be fs"
+    );
     let blobs = config.blobs.path.clone().context("blobs.path is not set")?;
     std::fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
 
@@ -114,7 +117,10 @@ async fn delete_domain(forms_db: &Database, domains_db: &Database, domain: &str)
 
 /// The target, with HQ's tables, and without blob metadata of the domain. It must hold no migrated rows of it.
 async fn target(config: &Config, domain: &str) -> Result<Shards> {
-    Target::connect(&connect::target_config(config)).await?.create_tables().await?;
+    Target::connect(&connect::target_config(config))
+        .await?
+        .create_tables()
+        .await?;
     let target = &config.target;
     let password = target.password.as_ref();
     let default = database::connect(&with_password(&target.default, password)?).await?;
@@ -131,13 +137,18 @@ async fn target(config: &Config, domain: &str) -> Result<Shards> {
     };
     for client in shards.clients() {
         let migrated: i64 = client
-            .query_one("select count(*) from form_processor_xforminstancesql where domain = $1", &[&domain])
+            .query_one(
+                "select count(*) from form_processor_xforminstancesql where domain = $1",
+                &[&domain],
+            )
             .await?
             .get(0);
         if migrated > 0 {
             bail!("the target holds {migrated} forms of {domain}: reset its migration first");
         }
-        client.execute("delete from blobs_blobmeta where domain = $1", &[&domain]).await?;
+        client
+            .execute("delete from blobs_blobmeta where domain = $1", &[&domain])
+            .await?;
     }
     Ok(shards)
 }
@@ -154,7 +165,9 @@ fn with_password(url: &Url, password: Option<&secrecy::SecretString>) -> Result<
 fn with_credentials(config: &Config) -> Result<Url> {
     let mut url = config.source.url.clone();
     let password = config.source.password.as_ref().map(ExposeSecret::expose_secret);
-    let set = url.set_username(config.source.username.as_deref().unwrap_or_default()).and_then(|()| url.set_password(password));
+    let set = url
+        .set_username(config.source.username.as_deref().unwrap_or_default())
+        .and_then(|()| url.set_password(password));
     if set.is_err() {
         bail!("source.url has no host");
     }

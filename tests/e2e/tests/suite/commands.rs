@@ -12,15 +12,25 @@ async fn two_migrate_commands_at_once_and_stats_at_any_time() -> Result<()> {
     let mut world = World::start(Options::default()).await?;
     world.load(&generated).await?;
     // Neither may end before the other has begun.
-    let rule = world.source().stand_in().faults().add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold));
+    let rule = world
+        .source()
+        .stand_in()
+        .faults()
+        .add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold));
     let first = world.begin_domain("busy", "MIGRATE", &[])?;
     ensure!(world.source().stand_in().faults().reached(rule, 1).await);
     let second = world.begin_domain("busy", "MIGRATE", &[])?;
     world
-        .until("the second command says whom it follows", async |_| Ok(second.stderr().contains("is being migrated already")))
+        .until("the second command says whom it follows", async |_| {
+            Ok(second.stderr().contains("is being migrated already"))
+        })
         .await?;
     let commit = world.domain("busy", "COMMIT", &[]).await?.ended_with(1);
-    ensure!(commit.stderr.contains("C2S-4007"), "COMMIT during a run: {}", commit.told());
+    ensure!(
+        commit.stderr.contains("C2S-4007"),
+        "COMMIT during a run: {}",
+        commit.told()
+    );
     let early = world.stats("busy").await?;
     ensure!(early["status"] == "in_progress", "{early}");
     world.source().stand_in().faults().remove(rule);
@@ -40,7 +50,10 @@ async fn two_migrate_commands_at_once_and_stats_at_any_time() -> Result<()> {
     for output in [first.ok(), second.ok()] {
         ensure!(output.stdout.contains("clean"), "{}", output.told());
     }
-    ensure!(world.number("select count(*) from run").await? == 1, "both commands follow one run");
+    ensure!(
+        world.number("select count(*) from run").await? == 1,
+        "both commands follow one run"
+    );
     assert_clean(&world.stats("busy").await?, &generated.model)?;
     world.assert_same_rows("busy", &generated.model).await?;
     world.end()
@@ -51,13 +64,21 @@ async fn a_run_is_stopped_and_goes_on() -> Result<()> {
     let generated = domain("pausing", 600);
     let mut world = World::start(Options::default().workers(1)).await?;
     world.load(&generated).await?;
-    let rule = world.source().stand_in().faults().add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold).after(2));
+    let rule = world
+        .source()
+        .stand_in()
+        .faults()
+        .add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold).after(2));
     let run = world.begin_domain("pausing", "MIGRATE", &[])?;
     ensure!(world.source().stand_in().faults().reached(rule, 1).await);
     world.coordinator(&["stop", "pausing"]).await?.ok();
     world.source().stand_in().faults().remove(rule);
     let stopped = run.end(PATIENCE).await?.ended_with(130);
-    ensure!(stopped.stderr.contains("MIGRATE goes on from here"), "{}", stopped.told());
+    ensure!(
+        stopped.stderr.contains("MIGRATE goes on from here"),
+        "{}",
+        stopped.told()
+    );
     let commit = world.domain("pausing", "COMMIT", &[]).await?.ended_with(1);
     ensure!(commit.stderr.contains("C2S-4040"), "{}", commit.told());
     world.domain("pausing", "MIGRATE", &[]).await?.ok();

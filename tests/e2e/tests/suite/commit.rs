@@ -22,17 +22,35 @@ async fn commit_is_refused_unless_finished_and_clean_and_accepted_diffs_are_reco
 
     world.domain("doubtful", "MIGRATE", &[]).await?.ended_with(1);
     let refused = world.domain("doubtful", "COMMIT", &[]).await?.ended_with(1);
-    ensure!(refused.stderr.contains("C2S-4041") && refused.stderr.contains("1 CommCareCase with"), "{}", refused.told());
-    let other_kind = world.domain("doubtful", "COMMIT", &["--accept-diffs", "XFormInstance"]).await?.ended_with(1);
+    ensure!(
+        refused.stderr.contains("C2S-4041") && refused.stderr.contains("1 CommCareCase with"),
+        "{}",
+        refused.told()
+    );
+    let other_kind = world
+        .domain("doubtful", "COMMIT", &["--accept-diffs", "XFormInstance"])
+        .await?
+        .ended_with(1);
     ensure!(other_kind.stderr.contains("C2S-4041"), "{}", other_kind.told());
-    let no_kind = world.domain("doubtful", "COMMIT", &["--accept-diffs", "Everything"]).await?.ended_with(1);
+    let no_kind = world
+        .domain("doubtful", "COMMIT", &["--accept-diffs", "Everything"])
+        .await?
+        .ended_with(1);
     ensure!(no_kind.stderr.contains("C2S-0104"), "{}", no_kind.told());
     ensure!(world.source().domain_doc("doubtful").await?["use_sql_backend"] == false);
 
-    world.domain("doubtful", "COMMIT", &["--accept-diffs", "CommCareCase"]).await?.ok();
+    world
+        .domain("doubtful", "COMMIT", &["--accept-diffs", "CommCareCase"])
+        .await?
+        .ok();
     ensure!(world.source().domain_doc("doubtful").await?["use_sql_backend"] == true);
-    let detail = world.text("select detail::text from audit_log where action = 'COMMIT'").await?;
-    ensure!(detail.as_deref().is_some_and(|detail| detail.contains("CommCareCase")), "audit log: {detail:?}");
+    let detail = world
+        .text("select detail::text from audit_log where action = 'COMMIT'")
+        .await?;
+    ensure!(
+        detail.as_deref().is_some_and(|detail| detail.contains("CommCareCase")),
+        "audit log: {detail:?}"
+    );
 
     // The domain is on SQL: nothing may touch it.
     let before = world.row_counts().await?;
@@ -40,7 +58,10 @@ async fn commit_is_refused_unless_finished_and_clean_and_accepted_diffs_are_reco
         let refused = world.domain("doubtful", action, &[]).await?.ended_with(1);
         ensure!(refused.stderr.contains("C2S-4002"), "{}", refused.told());
     }
-    ensure!(world.row_counts().await? == before, "a refused command has changed something");
+    ensure!(
+        world.row_counts().await? == before,
+        "a refused command has changed something"
+    );
     ensure!(!damaged.is_empty());
     world.end()
 }
@@ -61,8 +82,13 @@ enum Death {
 }
 
 impl Death {
-    const ALL: [Self; 5] =
-        [Self::AfterIntent, Self::BeforeTheSwitch, Self::AfterTheSwitch, Self::BeforeTheFlag, Self::AfterTheFlag];
+    const ALL: [Self; 5] = [
+        Self::AfterIntent,
+        Self::BeforeTheSwitch,
+        Self::AfterTheSwitch,
+        Self::BeforeTheFlag,
+        Self::AfterTheFlag,
+    ];
 
     fn domain(self) -> String {
         format!("{self:?}").to_lowercase()
@@ -103,7 +129,11 @@ while [ -e "$1/hold-$number" ]; do sleep 0.05; done
     /// As `hq.cache_hook` has it.
     fn setting(&self) -> String {
         let script = self.folder.join("hook.sh");
-        format!("[\"sh\", {}, {}]", quoted(&script.to_string_lossy()), quoted(&self.folder.to_string_lossy()))
+        format!(
+            "[\"sh\", {}, {}]",
+            quoted(&script.to_string_lossy()),
+            quoted(&self.folder.to_string_lossy())
+        )
     }
 
     fn calls(&self) -> Result<usize> {
@@ -129,7 +159,9 @@ async fn a_crash_at_any_point_of_commit_is_mended_by_running_it_again() -> Resul
         migrate_cleanly(&mut world, &name, &generated.model).await?;
 
         die_at(&mut world, &hook, death).await.with_context(|| name.clone())?;
-        let step = world.text(&format!("select commit_step from migration where domain = '{name}'")).await?;
+        let step = world
+            .text(&format!("select commit_step from migration where domain = '{name}'"))
+            .await?;
         ensure!(step.as_deref() == Some(death.step()), "{death:?} leaves {step:?}");
         let on_sql = world.source().domain_doc(&name).await?["use_sql_backend"] == true;
         ensure!(on_sql == death.is_on_sql(), "{death:?}");
@@ -142,7 +174,10 @@ async fn a_crash_at_any_point_of_commit_is_mended_by_running_it_again() -> Resul
 
         lease_runs_out(&world, &name).await?;
         world.domain(&name, "COMMIT", &[]).await?.ok();
-        ensure!(world.source().domain_doc(&name).await?["use_sql_backend"] == true, "{death:?}");
+        ensure!(
+            world.source().domain_doc(&name).await?["use_sql_backend"] == true,
+            "{death:?}"
+        );
         let stats = world.stats(&name).await?;
         ensure!(stats["status"] == "complete", "{death:?}: {stats}");
         let complete: i64 = world
@@ -154,7 +189,10 @@ async fn a_crash_at_any_point_of_commit_is_mended_by_running_it_again() -> Resul
             )
             .await?
             .get(0);
-        ensure!(complete == 2, "{death:?}: {complete} of HQ's progress rows are complete");
+        ensure!(
+            complete == 2,
+            "{death:?}: {complete} of HQ's progress rows are complete"
+        );
         world.assert_same_rows(&name, &generated.model).await?;
     }
     world.end()
@@ -168,7 +206,9 @@ async fn die_at(world: &mut World, hook: &Hook, death: Death) -> Result<()> {
         Death::AfterIntent | Death::BeforeTheFlag => {
             let holder = world.another_target().await?;
             let lock = match death {
-                Death::AfterIntent => format!("select 1 from couch_sql_migration_fence where domain = '{name}' for share"),
+                Death::AfterIntent => {
+                    format!("select 1 from couch_sql_migration_fence where domain = '{name}' for share")
+                }
                 _ => format!(
                     "select 1 from domain_migration_flags_domainmigrationprogress
                      where domain = '{name}' and migration_slug = 'couch_to_sql' for update"
@@ -211,7 +251,9 @@ async fn lease_runs_out(world: &World, name: &str) -> Result<()> {
 async fn die_in_hook(world: &mut World, hook: &Hook, name: &str, call: usize) -> Result<()> {
     let hold = hook.hold(call)?;
     let command: RunningCommand = world.begin_domain(name, "COMMIT", &[])?;
-    world.until("the hook is called", async |_| Ok(hook.calls()? >= call)).await?;
+    world
+        .until("the hook is called", async |_| Ok(hook.calls()? >= call))
+        .await?;
     command.kill().await?;
     std::fs::remove_file(hold)?;
     Ok(())

@@ -13,7 +13,11 @@ const BATCH: usize = 100;
 
 /// Holds one request of this kind, after `skip` others.
 fn hold(world: &World, matches: Predicate, skip: u32) -> RuleId {
-    world.source().stand_in().faults().add(FaultRule::once(matches, Action::Hold).after(skip))
+    world
+        .source()
+        .stand_in()
+        .faults()
+        .add(FaultRule::once(matches, Action::Hold).after(skip))
 }
 
 async fn held(world: &World, rule: RuleId) -> Result<()> {
@@ -62,11 +66,16 @@ async fn kill9_of_each_worker_mid_run() -> Result<()> {
     let reading = hold(&world, Predicate::op(OpKind::BulkGet), 5);
     // Case workers will have to wait in the middle of their transaction.
     let holder = world.another_target().await?;
-    holder.batch_execute("begin; lock table form_processor_casetransaction in share row exclusive mode").await?;
+    holder
+        .batch_execute("begin; lock table form_processor_casetransaction in share row exclusive mode")
+        .await?;
     let command = world.begin_domain("mortal", "MIGRATE", &[])?;
 
     held(&world, reading).await?;
-    ensure!(items_done(&world, "form").await? > 0, "no form batch was done before the kill");
+    ensure!(
+        items_done(&world, "form").await? > 0,
+        "no form batch was done before the kill"
+    );
     replace_worker(&mut world, "form-worker", async |world| {
         release(world, reading);
         Ok(())
@@ -77,7 +86,10 @@ async fn kill9_of_each_worker_mid_run() -> Result<()> {
     let forms_read = read(&world);
     // From here on, only diff workers read in bulk.
     let comparing = hold(&world, Predicate::op(OpKind::BulkGet), 1);
-    replace_worker(&mut world, "case-worker", async |_| Ok(holder.batch_execute("rollback").await?)).await?;
+    replace_worker(&mut world, "case-worker", async |_| {
+        Ok(holder.batch_execute("rollback").await?)
+    })
+    .await?;
 
     held(&world, comparing).await?;
     replace_worker(&mut world, "diff-worker", async |world| {
@@ -90,10 +102,19 @@ async fn kill9_of_each_worker_mid_run() -> Result<()> {
     assert_clean(&world.stats("mortal").await?, &generated.model)?;
     world.assert_same_rows("mortal", &generated.model).await?;
     let (forms, cases) = (staged(&generated.model), couch_cases(&generated.model));
-    ensure!(items_done(&world, "form").await? == i64::try_from(forms)?, "forms were done more than once");
-    ensure!(forms_read <= forms + BATCH, "{forms_read} documents were read for {forms}");
+    ensure!(
+        items_done(&world, "form").await? == i64::try_from(forms)?,
+        "forms were done more than once"
+    );
+    ensure!(
+        forms_read <= forms + BATCH,
+        "{forms_read} documents were read for {forms}"
+    );
     let compared = read(&world) - forms_read;
-    ensure!(compared <= cases + BATCH, "{compared} documents were compared for {cases} cases");
+    ensure!(
+        compared <= cases + BATCH,
+        "{compared} documents were compared for {cases} cases"
+    );
     world.end()
 }
 
@@ -130,10 +151,19 @@ async fn kill9_of_the_driver_mid_run() -> Result<()> {
     // documents; and some that say where a scan ends.
     let listed = usize::try_from(world.source().stand_in().requests().of(OpKind::ViewPage).rows)?;
     let expected = (forms - scanned) + cases + all;
-    ensure!(listed <= expected + 50, "{listed} rows were listed where {expected} are new: {scanned} of {forms} had been scanned");
+    ensure!(
+        listed <= expected + 50,
+        "{listed} rows were listed where {expected} are new: {scanned} of {forms} had been scanned"
+    );
     let read_again = read_before + read(&world);
-    ensure!(read_again <= all + 2 * BATCH, "{read_again} documents were read of {all}");
-    ensure!(items_done(&world, "form").await? == i64::try_from(forms)?, "forms were done more than once");
+    ensure!(
+        read_again <= all + 2 * BATCH,
+        "{read_again} documents were read of {all}"
+    );
+    ensure!(
+        items_done(&world, "form").await? == i64::try_from(forms)?,
+        "forms were done more than once"
+    );
     world.end()
 }
 
@@ -143,9 +173,14 @@ async fn rabbitmq_restart_mid_run() -> Result<()> {
     let mut world = World::start(Options::default()).await?;
     world.load(&generated).await?;
     let (command, rule) = scan_half_way(&mut world, "deaf").await?;
-    world.wait_until("select count(*) > 0 from batch where state <> 'done'").await?;
+    world
+        .wait_until("select count(*) > 0 from batch where state <> 'done'")
+        .await?;
     let restart = format!("{} restart", environment::rabbit_control()?);
-    let status = tokio::process::Command::new("sh").args(["-c", &restart]).status().await?;
+    let status = tokio::process::Command::new("sh")
+        .args(["-c", &restart])
+        .status()
+        .await?;
     ensure!(status.success(), "`{restart}` failed");
     world.reconnect_queues().await?;
     release(&world, rule);
@@ -154,6 +189,9 @@ async fn rabbitmq_restart_mid_run() -> Result<()> {
     assert_clean(&world.stats("deaf").await?, &generated.model)?;
     world.assert_same_rows("deaf", &generated.model).await?;
     let forms = staged(&generated.model);
-    ensure!(items_done(&world, "form").await? == i64::try_from(forms)?, "forms were done more than once");
+    ensure!(
+        items_done(&world, "form").await? == i64::try_from(forms)?,
+        "forms were done more than once"
+    );
     world.end()
 }

@@ -14,7 +14,11 @@ type Record = (String, String);
 async fn on_record(world: &World, tables: &[&str]) -> Result<BTreeSet<Record>> {
     let mut found = BTreeSet::new();
     for table in tables {
-        for row in world.state().query(&format!("select kind, doc_id from {table}"), &[]).await? {
+        for row in world
+            .state()
+            .query(&format!("select kind, doc_id from {table}"), &[])
+            .await?
+        {
             found.insert((row.get(0), row.get(1)));
         }
     }
@@ -30,19 +34,27 @@ async fn seeded_damage_is_reported_exactly() -> Result<()> {
         reported.extend(damage::extra_index(&mut generated, seed));
         reported.extend(damage::change_form_answer(&mut generated, seed));
     }
-    ensure!(reported.iter().any(|report| matches!(report.how, How::FormGone(_))), "no form was removed");
+    ensure!(
+        reported.iter().any(|report| matches!(report.how, How::FormGone(_))),
+        "no form was removed"
+    );
     ensure!(reported.len() >= 10, "too little damage: {reported:?}");
 
     let mut world = World::start(Options::default()).await?;
     world.load(&generated).await?;
     let output = world.domain("damaged", "MIGRATE", &[]).await?.ended_with(1);
 
-    let expected: BTreeSet<Record> =
-        reported.iter().map(|report| (report.doc_type.to_owned(), report.doc_id.clone())).collect();
+    let expected: BTreeSet<Record> = reported
+        .iter()
+        .map(|report| (report.doc_type.to_owned(), report.doc_id.clone()))
+        .collect();
     let found = on_record(&world, &["doc_diff", "doc_change", "missing_doc", "doc_error"]).await?;
     let unknown: Vec<_> = found.difference(&expected).collect();
     let silent: Vec<_> = expected.difference(&found).collect();
-    ensure!(unknown.is_empty() && silent.is_empty(), "reported in error {unknown:?}, not reported {silent:?}");
+    ensure!(
+        unknown.is_empty() && silent.is_empty(),
+        "reported in error {unknown:?}, not reported {silent:?}"
+    );
     ensure!(on_record(&world, &["doc_error"]).await?.is_empty());
 
     for report in &reported {
@@ -57,7 +69,10 @@ async fn seeded_damage_is_reported_exactly() -> Result<()> {
         match &report.how {
             How::FormDiffers(path) | How::CaseDiffers(path) => {
                 let diffs = diffs.with_context(|| format!("{report:?} has no diff"))?;
-                ensure!(path.iter().all(|part| diffs.contains(&format!("\"{part}\""))), "{report:?} not in {diffs}");
+                ensure!(
+                    path.iter().all(|part| diffs.contains(&format!("\"{part}\""))),
+                    "{report:?} not in {diffs}"
+                );
             }
             // The case has the form among its ids, or is missing altogether.
             How::FormGone(form_id) => {
@@ -68,9 +83,16 @@ async fn seeded_damage_is_reported_exactly() -> Result<()> {
             }
         }
     }
-    let shown = world.coordinator(&["couch_sql_diff", "damaged", "show", "--csv"]).await?.ok();
+    let shown = world
+        .coordinator(&["couch_sql_diff", "damaged", "show", "--csv"])
+        .await?
+        .ok();
     for (kind, id) in on_record(&world, &["doc_diff"]).await? {
-        ensure!(shown.stdout.contains(&kind) && shown.stdout.contains(&id), "{kind} {id} not in {}", shown.told());
+        ensure!(
+            shown.stdout.contains(&kind) && shown.stdout.contains(&id),
+            "{kind} {id} not in {}",
+            shown.told()
+        );
     }
     ensure!(output.stdout.contains("CommCareCase with diffs"), "{}", output.told());
     world.end()

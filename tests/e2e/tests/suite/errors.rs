@@ -12,7 +12,11 @@ const NOWHERE: &str = "127.0.0.1:9";
 const COMMAND: &str = "migrate_domain_from_couch_to_sql";
 
 fn one_line(output: &Output, status: i32, parts: &[&str]) -> Result<()> {
-    ensure!(output.status == Some(status), "status {status} expected: {}", output.told());
+    ensure!(
+        output.status == Some(status),
+        "status {status} expected: {}",
+        output.told()
+    );
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     ensure!(lines.len() == 1, "one line expected: {}", output.told());
     for part in parts {
@@ -32,21 +36,49 @@ async fn errors_are_one_line_and_change_nothing() -> Result<()> {
         let output = world.domain("unknown", action, &[]).await?;
         one_line(&output, 1, &["C2S-4010", "unknown"])?;
     }
-    ensure!(world.row_counts().await? == before, "an unknown domain has left something");
+    ensure!(
+        world.row_counts().await? == before,
+        "an unknown domain has left something"
+    );
 
     let unreachable = [
         ("couch.toml", "source.url", format!("\"http://{NOWHERE}\""), "CouchDB"),
-        ("target.toml", "target.default", format!("\"postgres://nobody@{NOWHERE}/hq\""), "target database"),
-        ("state.toml", "state.url", format!("\"postgres://nobody@{NOWHERE}/state\""), "state"),
-        ("broker.toml", "broker.url", format!("\"amqp://nobody@{NOWHERE}/v\""), "message broker"),
+        (
+            "target.toml",
+            "target.default",
+            format!("\"postgres://nobody@{NOWHERE}/hq\""),
+            "target database",
+        ),
+        (
+            "state.toml",
+            "state.url",
+            format!("\"postgres://nobody@{NOWHERE}/state\""),
+            "state",
+        ),
+        (
+            "broker.toml",
+            "broker.url",
+            format!("\"amqp://nobody@{NOWHERE}/v\""),
+            "message broker",
+        ),
     ];
     for (file, key, value, name) in unreachable {
         let path = world.configuration_with(file, &[(key, &value)])?;
-        let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+        let output = world
+            .coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[])
+            .await?;
         one_line(&output, 1, &["C2S-", name]).with_context(|| file.to_owned())?;
-        ensure!(!output.stderr.contains("nobody"), "names of users are nobody's business: {}", output.told());
+        ensure!(
+            !output.stderr.contains("nobody"),
+            "names of users are nobody's business: {}",
+            output.told()
+        );
         let after = world.row_counts().await?;
-        let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+        let changed: Vec<_> = before
+            .iter()
+            .zip(&after)
+            .filter(|(before, after)| before != after)
+            .collect();
         ensure!(changed.is_empty(), "{file}: {changed:?}");
     }
 
@@ -55,12 +87,19 @@ async fn errors_are_one_line_and_change_nothing() -> Result<()> {
     let client = couch::Couch::new(couch::CouchConfig::new(world.source().url().clone()))?;
     client.database(&bare).create().await?;
     let path = world.configuration_with("view.toml", &[("source.forms_db", &format!("\"{bare}\""))])?;
-    let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+    let output = world
+        .coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[])
+        .await?;
     one_line(&output, 1, &["C2S-", "by_domain_doc_type_date"])?;
     let path = world.configuration_with("database.toml", &[("source.forms_db", "\"e2e_no_such_database\"")])?;
-    let output = world.coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[]).await?;
+    let output = world
+        .coordinator_bare(&["--config", &path, COMMAND, "known", "MIGRATE"], &[])
+        .await?;
     one_line(&output, 1, &["C2S-", "e2e_no_such_database"])?;
-    ensure!(world.row_counts().await? == before, "a run that cannot begin has left something");
+    ensure!(
+        world.row_counts().await? == before,
+        "a run that cannot begin has left something"
+    );
 
     crate::migrate_cleanly(&mut world, "known", &generated.model).await?;
     world.end()
@@ -70,10 +109,18 @@ async fn errors_are_one_line_and_change_nothing() -> Result<()> {
 async fn misuse_is_told_with_status_2() -> Result<()> {
     let mut world = World::start(Options::in_process()).await?;
     let before = world.row_counts().await?;
-    let missing = world.coordinator_bare(&["--config", "/no/such/file.toml", COMMAND, "d", "stats"], &[]).await?;
+    let missing = world
+        .coordinator_bare(&["--config", "/no/such/file.toml", COMMAND, "d", "stats"], &[])
+        .await?;
     one_line(&missing, 2, &["C2S-", "/no/such/file.toml"])?;
-    let nowhere = world.coordinator_bare(&[COMMAND, "d", "stats"], &[("HOME", "/")]).await?;
-    ensure!(nowhere.status == Some(1), "the folder's own file is found without --config: {}", nowhere.told());
+    let nowhere = world
+        .coordinator_bare(&[COMMAND, "d", "stats"], &[("HOME", "/")])
+        .await?;
+    ensure!(
+        nowhere.status == Some(1),
+        "the folder's own file is found without --config: {}",
+        nowhere.told()
+    );
 
     for (changes, part) in [
         (("source.max_concurency", "3"), "max_concurency"),
@@ -82,7 +129,9 @@ async fn misuse_is_told_with_status_2() -> Result<()> {
         (("blobs.kind", "\"tape\""), "kind"),
     ] {
         let path = world.configuration_with("wrong.toml", &[changes])?;
-        let output = world.coordinator_bare(&["--config", &path, COMMAND, "d", "stats"], &[]).await?;
+        let output = world
+            .coordinator_bare(&["--config", &path, COMMAND, "d", "stats"], &[])
+            .await?;
         one_line(&output, 2, &["C2S-", part])?;
     }
     for arguments in [
@@ -95,9 +144,14 @@ async fn misuse_is_told_with_status_2() -> Result<()> {
         let output = world.coordinator_bare(&arguments, &[]).await?.ended_with(2);
         ensure!(!output.stderr.is_empty(), "{}", output.told());
     }
-    let list = world.coordinator(&["migrate_multiple_domains_from_couch_to_sql", "/no/such/list"]).await?;
+    let list = world
+        .coordinator(&["migrate_multiple_domains_from_couch_to_sql", "/no/such/list"])
+        .await?;
     one_line(&list, 1, &["C2S-0107", "/no/such/list"])?;
-    ensure!(world.row_counts().await? == before, "a misused command has changed something");
+    ensure!(
+        world.row_counts().await? == before,
+        "a misused command has changed something"
+    );
     world.end()
 }
 
@@ -110,11 +164,21 @@ async fn config_check_reaches_every_server_and_shows_no_password() -> Result<()>
     }
     for url in [e2e::environment::postgres()?, e2e::environment::amqp()?] {
         let password = url.password().context("the servers for tests have passwords")?;
-        ensure!(!output.stdout.contains(password) && !output.stderr.contains(password), "a password is shown");
+        ensure!(
+            !output.stdout.contains(password) && !output.stderr.contains(password),
+            "a password is shown"
+        );
     }
     let path = world.configuration_with("broken.toml", &[("source.url", &format!("\"http://{NOWHERE}\""))])?;
-    let output = world.coordinator_bare(&["--config", &path, "config", "check"], &[]).await?.ended_with(1);
-    ensure!(output.stdout.contains("couch: failed") && output.stdout.contains("target: ok"), "{}", output.told());
+    let output = world
+        .coordinator_bare(&["--config", &path, "config", "check"], &[])
+        .await?
+        .ended_with(1);
+    ensure!(
+        output.stdout.contains("couch: failed") && output.stdout.contains("target: ok"),
+        "{}",
+        output.told()
+    );
     ensure!(output.stderr.contains("C2S-0109"), "{}", output.told());
     world.end()
 }

@@ -35,12 +35,22 @@ fn domain(name: &str, forms: usize) -> GeneratedDomain {
 
 /// Documents that the form stage reads: all forms and the deleted cases.
 fn staged(model: &Model) -> usize {
-    model.doc_counts.iter().filter(|(kind, _)| *kind != "CommCareCase").map(|(_, count)| count).sum()
+    model
+        .doc_counts
+        .iter()
+        .filter(|(kind, _)| *kind != "CommCareCase")
+        .map(|(_, count)| count)
+        .sum()
 }
 
 /// Couch cases, deleted or not.
 fn couch_cases(model: &Model) -> usize {
-    model.doc_counts.iter().filter(|(kind, _)| kind.starts_with("CommCareCase")).map(|(_, count)| count).sum()
+    model
+        .doc_counts
+        .iter()
+        .filter(|(kind, _)| kind.starts_with("CommCareCase"))
+        .map(|(_, count)| count)
+        .sum()
 }
 
 /// Checks that the statistics count all documents and nothing else.
@@ -52,13 +62,20 @@ fn assert_clean(stats: &Value, model: &Model) -> Result<()> {
         }
         let count = row["docs"].as_u64().unwrap_or_default();
         if count > 0 {
-            docs.insert(row["doc_type"].as_str().unwrap_or_default().to_owned(), usize::try_from(count)?);
+            docs.insert(
+                row["doc_type"].as_str().unwrap_or_default().to_owned(),
+                usize::try_from(count)?,
+            );
         }
     }
     for obstacle in ["errors", "parked_batches", "cases_to_replay", "pending_case_diffs"] {
         ensure!(stats[obstacle] == 0, "{obstacle} in {stats}");
     }
-    ensure!(docs == model.doc_counts, "statistics count {docs:?}, the domain has {:?}", model.doc_counts);
+    ensure!(
+        docs == model.doc_counts,
+        "statistics count {docs:?}, the domain has {:?}",
+        model.doc_counts
+    );
     Ok(())
 }
 

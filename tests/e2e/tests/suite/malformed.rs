@@ -57,11 +57,18 @@ async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> R
     let verbose = world.domain("rough", "stats", &["--verbose"]).await?.ok();
     let mut wrong = Vec::new();
     for form in &spoilt {
-        let listed = verbose.stdout.lines().any(|line| line.contains(&form.form_id) && line.contains("C2S-"));
+        let listed = verbose
+            .stdout
+            .lines()
+            .any(|line| line.contains(&form.form_id) && line.contains("C2S-"));
         // A form without XML is recorded, though HQ could rebuild the XML of this one: the workers do not yet.
         let expected = form.outcome != Outcome::NotOurs;
         if recorded.contains(&form.form_id) != expected || listed != expected {
-            wrong.push(format!("{}: on record {}, listed {listed}", form.fault, recorded.contains(&form.form_id)));
+            wrong.push(format!(
+                "{}: on record {}, listed {listed}",
+                form.fault,
+                recorded.contains(&form.form_id)
+            ));
         }
     }
     ensure!(wrong.is_empty(), "{wrong:#?}\n{}", verbose.told());
@@ -72,18 +79,34 @@ async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> R
     assert_others_are_migrated(&world, &generated.model, &spoilt).await?;
     let neighbour = world.actual("rough-neighbour").await?;
     for case in &foreign_rows {
-        ensure!(neighbour.cases.get(&case.case_id) == Some(case), "the case of another domain has changed");
+        ensure!(
+            neighbour.cases.get(&case.case_id) == Some(case),
+            "the case of another domain has changed"
+        );
     }
-    ensure!(neighbour.forms.keys().eq([&taken_id]), "forms of another domain: {:?}", neighbour.forms.keys());
+    ensure!(
+        neighbour.forms.keys().eq([&taken_id]),
+        "forms of another domain: {:?}",
+        neighbour.forms.keys()
+    );
 
     let commit = world.domain("rough", "COMMIT", &[]).await?.ended_with(1);
-    ensure!(commit.stderr.contains("C2S-4041") && commit.stderr.contains("with errors"), "{}", commit.told());
+    ensure!(
+        commit.stderr.contains("C2S-4041") && commit.stderr.contains("with errors"),
+        "{}",
+        commit.told()
+    );
     world.end()
 }
 
 /// A sound form of the domain whose id a form of another domain has in SQL; it touches no case.
 fn take_form_id(generated: &mut GeneratedDomain) -> Result<Malformed> {
-    let archived = generated.model.forms.values().find(|form| form.state == 2).context("no form is archived")?;
+    let archived = generated
+        .model
+        .forms
+        .values()
+        .find(|form| form.state == 2)
+        .context("no form is archived")?;
     let form_id = archived.form_id.clone();
     generated.model.forms.remove(&form_id);
     generated.model.blobmeta_after.retain(|row| row.parent_id != form_id);
@@ -101,7 +124,9 @@ fn take_form_id(generated: &mut GeneratedDomain) -> Result<Malformed> {
 async fn assert_others_are_migrated(world: &World, model: &generator::Model, spoilt: &[Malformed]) -> Result<()> {
     let spoilt_ids: BTreeSet<&str> = spoilt.iter().map(|form| form.form_id.as_str()).collect();
     let mut actual = world.actual("rough").await?;
-    actual.blobmeta.retain(|row| !spoilt_ids.contains(row.parent_id.as_str()));
+    actual
+        .blobmeta
+        .retain(|row| !spoilt_ids.contains(row.parent_id.as_str()));
     let differences = compare(model, &actual, SHOWN);
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
@@ -119,9 +144,25 @@ async fn insert_case(world: &World, case: &ActualCase) -> Result<()> {
                  deletion_id, external_id, location_id, case_json)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
             &[
-                &case.case_id, &case.domain, &case.case_type, &case.name, &case.owner_id, &case.opened_on, &case.opened_by,
-                &case.modified_on, &server_modified_on, &case.modified_by, &case.closed, &case.closed_on, &case.closed_by,
-                &case.deleted, &case.deleted_on, &case.deletion_id, &case.external_id, &case.location_id, &json,
+                &case.case_id,
+                &case.domain,
+                &case.case_type,
+                &case.name,
+                &case.owner_id,
+                &case.opened_on,
+                &case.opened_by,
+                &case.modified_on,
+                &server_modified_on,
+                &case.modified_by,
+                &case.closed,
+                &case.closed_on,
+                &case.closed_by,
+                &case.deleted,
+                &case.deleted_on,
+                &case.deletion_id,
+                &case.external_id,
+                &case.location_id,
+                &json,
             ],
         )
         .await
@@ -134,8 +175,14 @@ async fn insert_case(world: &World, case: &ActualCase) -> Result<()> {
                      (case_id, form_id, sync_log_id, server_date, client_date, type, revoked, details)
                  values ($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[
-                    &case.case_id, &row.form_id, &row.sync_log_id, &row.server_date, &row.client_date, &row.kind,
-                    &row.revoked, &row.details.to_string(),
+                    &case.case_id,
+                    &row.form_id,
+                    &row.sync_log_id,
+                    &row.server_date,
+                    &row.client_date,
+                    &row.kind,
+                    &row.revoked,
+                    &row.details.to_string(),
                 ],
             )
             .await
@@ -165,7 +212,12 @@ async fn messages_of_garbage_are_dead_lettered() -> Result<()> {
     world.load(&generated).await?;
     let mut sent = 0;
     for stage in Stage::ALL {
-        for junk in [b"".as_slice(), b"not MessagePack", &[0x81, 0xa7, b'v'], &[0xff; 100_000]] {
+        for junk in [
+            b"".as_slice(),
+            b"not MessagePack",
+            &[0x81, 0xa7, b'v'],
+            &[0xff; 100_000],
+        ] {
             world.queues().publish(stage, junk).await?;
             sent += 1;
         }
@@ -176,7 +228,10 @@ async fn messages_of_garbage_are_dead_lettered() -> Result<()> {
         })
         .await?;
     crate::migrate_cleanly(&mut world, "noisy", &generated.model).await?;
-    ensure!(world.queues().depth(DEAD_LETTER_QUEUE).await == Some(sent), "good messages were dead-lettered");
+    ensure!(
+        world.queues().depth(DEAD_LETTER_QUEUE).await == Some(sent),
+        "good messages were dead-lettered"
+    );
     world.queues().purge().await?;
     world.end()
 }

@@ -26,9 +26,13 @@ async fn form_staged_during_replay_is_never_lost() -> Result<()> {
 
     // A case worker has read the inputs of its replay when it writes transactions, and here it must wait.
     let holder = world.another_target().await?;
-    holder.batch_execute("begin; lock table form_processor_casetransaction in share row exclusive mode").await?;
+    holder
+        .batch_execute("begin; lock table form_processor_casetransaction in share row exclusive mode")
+        .await?;
     let command = world.begin_domain("late", "MIGRATE", &[])?;
-    world.until("the replay is held", async |world| Ok(waiting(world).await? > 0)).await?;
+    world
+        .until("the replay is held", async |world| Ok(waiting(world).await? > 0))
+        .await?;
     let case_id: String = held_case(&world, &generated, &form_id).await?;
     let dirty = format!("select count(*) from dirty_case where case_id = '{case_id}'");
     let dirty_before = world.number(&dirty).await?;
@@ -38,15 +42,29 @@ async fn form_staged_during_replay_is_never_lost() -> Result<()> {
     world.load_documents(vec![late]).await?;
     let batch = insert_batch(&world, &form_id).await?;
     world.queues().publish_batch(&batch).await?;
-    world.wait_until(&format!("select count(*) > 0 from staged_update where form_id = '{form_id}'")).await?;
-    ensure!(world.number(&dirty).await? > dirty_before, "the form left no dirty row of its own");
-    ensure!(waiting(&world).await? > 0, "the replay was not held until the form was staged");
+    world
+        .wait_until(&format!(
+            "select count(*) > 0 from staged_update where form_id = '{form_id}'"
+        ))
+        .await?;
+    ensure!(
+        world.number(&dirty).await? > dirty_before,
+        "the form left no dirty row of its own"
+    );
+    ensure!(
+        waiting(&world).await? > 0,
+        "the replay was not held until the form was staged"
+    );
 
     holder.batch_execute("rollback").await?;
     command.end(PATIENCE).await?.ok();
     assert_clean(&world.stats("late").await?, &generated.model)?;
     world.assert_same_rows("late", &generated.model).await?;
-    let generation = world.number(&format!("select generation from case_state where case_id = '{case_id}'")).await?;
+    let generation = world
+        .number(&format!(
+            "select generation from case_state where case_id = '{case_id}'"
+        ))
+        .await?;
     ensure!(generation >= 2, "the case was replayed {generation} times");
     world.end()
 }
@@ -59,13 +77,24 @@ async fn waiting(world: &World) -> Result<i64> {
 fn take_later_form(generated: &mut GeneratedDomain) -> Result<Value> {
     let cases = &generated.model.cases;
     let touched = |form_id: &str| {
-        cases.values().filter(|case| case.transactions.iter().any(|row| row.form_id.as_deref() == Some(form_id))).count()
+        cases
+            .values()
+            .filter(|case| {
+                case.transactions
+                    .iter()
+                    .any(|row| row.form_id.as_deref() == Some(form_id))
+            })
+            .count()
     };
     let suits = |doc: &Value| {
         let form_id = doc["_id"].as_str().unwrap_or_default();
         let others_remain = cases
             .values()
-            .filter(|case| case.transactions.iter().any(|row| row.form_id.as_deref() == Some(form_id)))
+            .filter(|case| {
+                case.transactions
+                    .iter()
+                    .any(|row| row.form_id.as_deref() == Some(form_id))
+            })
             .all(|case| !case.deleted && case.transactions.len() > 1);
         doc["doc_type"] == "XFormInstance" && doc.get("problem").is_none() && touched(form_id) > 0 && others_remain
     };
@@ -82,9 +111,16 @@ async fn held_case(world: &World, generated: &GeneratedDomain, form_id: &str) ->
         .context("one case batch is held")?
         .get(0);
     let case = generated.model.cases.values().find(|case| {
-        held.contains(&case.case_id) && case.transactions.iter().any(|row| row.form_id.as_deref() == Some(form_id))
+        held.contains(&case.case_id)
+            && case
+                .transactions
+                .iter()
+                .any(|row| row.form_id.as_deref() == Some(form_id))
     });
-    Ok(case.context("the form's case is not in the held batch")?.case_id.clone())
+    Ok(case
+        .context("the form's case is not in the held batch")?
+        .case_id
+        .clone())
 }
 
 async fn insert_batch(world: &World, form_id: &str) -> Result<BatchMessage> {
@@ -103,6 +139,9 @@ async fn insert_batch(world: &World, form_id: &str) -> Result<BatchMessage> {
         epoch: Epoch(row.get("epoch")),
         batch_id: BatchId(row.get("id")),
         attempt: 0,
-        body: BatchBody::Form { doc_type: DocType::XFormInstance, count: 1 },
+        body: BatchBody::Form {
+            doc_type: DocType::XFormInstance,
+            count: 1,
+        },
     })
 }

@@ -35,13 +35,25 @@ async fn rows_left(world: &World, name: &str) -> Result<Vec<String>> {
             "form_processor_ledgervalue",
             "form_processor_ledgertransaction",
         ] {
-            let count: i64 = client.query_one(&format!("select count(*) from {table}"), &[]).await?.get(0);
+            let count: i64 = client
+                .query_one(&format!("select count(*) from {table}"), &[])
+                .await?
+                .get(0);
             if count > 0 {
                 left.push(format!("{count} rows in {table}"));
             }
         }
     }
-    for table in ["batch", "staged_update", "dirty_case", "case_state", "doc_revision", "scan_cursor", "blob_change", "stage_total"] {
+    for table in [
+        "batch",
+        "staged_update",
+        "dirty_case",
+        "case_state",
+        "doc_revision",
+        "scan_cursor",
+        "blob_change",
+        "stage_total",
+    ] {
         let count = world.number(&format!("select count(*) from {table}")).await?;
         if count > 0 {
             left.push(format!("{count} rows in {table}"));
@@ -66,16 +78,27 @@ async fn reset_during_a_run_with_workers_stopped() -> Result<()> {
     world.program("form-worker")?.signal(Signal::Stop)?;
     world.source().stand_in().faults().remove(rule);
     let reset = world.domain("undone", "reset", &[]).await?.ok();
-    ensure!(reset.stderr.contains("its work ends with the reset"), "{}", reset.told());
+    ensure!(
+        reset.stderr.contains("its work ends with the reset"),
+        "{}",
+        reset.told()
+    );
     world.program("form-worker")?.signal(Signal::Continue)?;
     let ended = run.end(PATIENCE).await?;
-    ensure!(ended.status != Some(0), "the run must not claim success: {}", ended.told());
+    ensure!(
+        ended.status != Some(0),
+        "the run must not claim success: {}",
+        ended.told()
+    );
 
     // A worker in the middle of its transaction: the reset waits until PostgreSQL gives the transaction up.
     let holder = world.another_target().await?;
-    holder.batch_execute("begin; lock table form_processor_xforminstancesql in share row exclusive mode").await?;
+    holder
+        .batch_execute("begin; lock table form_processor_xforminstancesql in share row exclusive mode")
+        .await?;
     let run = world.begin_domain("undone", "MIGRATE", &[])?;
-    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     world
         .until("a form worker waits in its transaction", async |world| {
             Ok(world.target().query_one(waiting, &[]).await?.get::<_, i64>(0) > 0)
@@ -86,7 +109,11 @@ async fn reset_during_a_run_with_workers_stopped() -> Result<()> {
     world.domain("undone", "reset", &[]).await?.ok();
     world.program("form-worker")?.signal(Signal::Continue)?;
     let ended = run.end(PATIENCE).await?;
-    ensure!(ended.status != Some(0), "the run must not claim success: {}", ended.told());
+    ensure!(
+        ended.status != Some(0),
+        "the run must not claim success: {}",
+        ended.told()
+    );
 
     // Workers that end in good order have done all they ever would.
     for kind in ["form-worker", "case-worker"] {
@@ -97,7 +124,10 @@ async fn reset_during_a_run_with_workers_stopped() -> Result<()> {
     }
     let left = rows_left(&world, "undone").await?;
     ensure!(left.is_empty(), "{left:?}");
-    ensure!(world.blobmeta_dump().await? == blobmeta, "blob metadata is not as it was");
+    ensure!(
+        world.blobmeta_dump().await? == blobmeta,
+        "blob metadata is not as it was"
+    );
     ensure!(world.blob_count()? == blobs, "blobs are not as they were");
 
     // And it can start anew.
@@ -118,19 +148,34 @@ async fn reset_asks_first_and_leaves_everything_else() -> Result<()> {
     migrate_cleanly(&mut world, "regretted", &generated.model).await?;
 
     let before = world.row_counts().await?;
-    let asked = world.coordinator(&["migrate_domain_from_couch_to_sql", "regretted", "reset"]).await?.ended_with(1);
-    ensure!(asked.stderr.contains("C2S-0103") && asked.stderr.contains("--no-input"), "{}", asked.told());
-    ensure!(world.row_counts().await? == before, "a reset that was not confirmed has changed something");
+    let asked = world
+        .coordinator(&["migrate_domain_from_couch_to_sql", "regretted", "reset"])
+        .await?
+        .ended_with(1);
+    ensure!(
+        asked.stderr.contains("C2S-0103") && asked.stderr.contains("--no-input"),
+        "{}",
+        asked.told()
+    );
+    ensure!(
+        world.row_counts().await? == before,
+        "a reset that was not confirmed has changed something"
+    );
 
     world.domain("regretted", "reset", &[]).await?.ok();
     let gone = world.actual("regretted").await?;
     ensure!(gone.forms.is_empty() && gone.cases.is_empty(), "rows are left");
-    ensure!(world.blobmeta_dump().await? == blobmeta, "blob metadata is not as it was");
+    ensure!(
+        world.blobmeta_dump().await? == blobmeta,
+        "blob metadata is not as it was"
+    );
     ensure!(world.blob_count()? == blobs, "blobs are not as they were");
     world.assert_same_rows("neighbour", &neighbour.model).await?;
     let stats = world.stats("regretted").await?;
     ensure!(stats["status"] == "not_started", "{stats}");
-    let audited = world.number("select count(*) from audit_log where domain = 'regretted' and action = 'reset'").await?;
+    let audited = world
+        .number("select count(*) from audit_log where domain = 'regretted' and action = 'reset'")
+        .await?;
     ensure!(audited == 1, "{audited} resets in the audit log");
     world.end()
 }

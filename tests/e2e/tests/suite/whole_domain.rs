@@ -14,7 +14,11 @@ async fn generated_domain_of_20000_forms_migrates_to_the_model() -> Result<()> {
     let generated = domain("demo", 20_000);
     let mut settings = Settings::for_measurements();
     settings.set("telemetry.log_filter", "\"warn\"");
-    let mut world = World::start(Options { settings, ..Options::default() }).await?;
+    let mut world = World::start(Options {
+        settings,
+        ..Options::default()
+    })
+    .await?;
     from_stats_to_commit(&mut world, "demo", &generated).await?;
     world.end()
 }
@@ -23,7 +27,14 @@ async fn generated_domain_of_20000_forms_migrates_to_the_model() -> Result<()> {
 async fn a_domain_on_pouchdb_server_migrates_to_the_model() -> Result<()> {
     let generated = domain("pouch", 1500);
     let source = SourceKind::Server(environment::pouchdb()?);
-    let mut world = World::start(Options { source, ..Options::default() }.workers(1)).await?;
+    let mut world = World::start(
+        Options {
+            source,
+            ..Options::default()
+        }
+        .workers(1),
+    )
+    .await?;
     from_stats_to_commit(&mut world, "pouch", &generated).await?;
     world.end()
 }
@@ -46,9 +57,15 @@ async fn from_stats_to_commit(world: &mut World, name: &str, generated: &Generat
     assert_clean(&after, &generated.model)?;
     let doc = world.source().domain_doc(name).await?;
     ensure!(doc["use_sql_backend"] == true, "{doc}");
-    ensure!(doc["hr_name"] == generated.domain_doc["hr_name"], "the rest of the Domain document stays: {doc}");
+    ensure!(
+        doc["hr_name"] == generated.domain_doc["hr_name"],
+        "the rest of the Domain document stays: {doc}"
+    );
     for slug in ["couch_to_sql", "tzmigration"] {
-        ensure!(progress(world, name, slug).await?.as_deref() == Some("complete"), "{slug}");
+        ensure!(
+            progress(world, name, slug).await?.as_deref() == Some("complete"),
+            "{slug}"
+        );
     }
     world.assert_same_rows(name, &generated.model).await
 }

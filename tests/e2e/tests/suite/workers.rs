@@ -22,7 +22,9 @@ async fn workers_2_4_8_give_the_same_rows() -> Result<()> {
             world.start_workers(worker, more).await?;
             ensure!(world.pids(worker).len() == together);
         }
-        migrate_cleanly(&mut world, "crowd", &generated.model).await.with_context(|| format!("{together} workers"))?;
+        migrate_cleanly(&mut world, "crowd", &generated.model)
+            .await
+            .with_context(|| format!("{together} workers"))?;
         world.domain("crowd", "reset", &[]).await?.ok();
     }
     world.end()
@@ -43,7 +45,11 @@ async fn every_message_twice_gives_the_same_rows() -> Result<()> {
         }
     };
     output.ok();
-    ensure!(copies.len() > 10, "messages of {} batches only were repeated", copies.len());
+    ensure!(
+        copies.len() > 10,
+        "messages of {} batches only were repeated",
+        copies.len()
+    );
     assert_clean(&world.stats("echo").await?, &generated.model)?;
     world.assert_same_rows("echo", &generated.model).await?;
     world.end()
@@ -75,7 +81,10 @@ async fn repeat_messages(world: &World, copies: &mut HashMap<i64, u32>) -> Resul
 fn message(row: &tokio_postgres::Row) -> Result<BatchMessage> {
     let count = u32::try_from(row.get::<_, i32>("item_count"))?;
     let body = match Stage::parse(row.get("stage")).context("stage")? {
-        Stage::Form => BatchBody::Form { doc_type: DocType::parse(row.get("doc_type")).context("type")?, count },
+        Stage::Form => BatchBody::Form {
+            doc_type: DocType::parse(row.get("doc_type")).context("type")?,
+            count,
+        },
         Stage::Case => BatchBody::Case { count },
         Stage::Diff => BatchBody::Diff { count },
     };

@@ -65,14 +65,25 @@ async fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut settings = Settings::for_measurements();
     for setting in &arguments.settings {
-        let (key, value) = setting.split_once('=').with_context(|| format!("--set {setting}: KEY=VALUE is expected"))?;
+        let (key, value) = setting
+            .split_once('=')
+            .with_context(|| format!("--set {setting}: KEY=VALUE is expected"))?;
         settings.set(key.trim(), value.trim());
     }
-    let options = Options { source, settings, workers: arguments.workers, ..Options::default() };
+    let options = Options {
+        source,
+        settings,
+        workers: arguments.workers,
+        ..Options::default()
+    };
     let mut world = World::start(options).await?;
     let loaded = load_domain(&world, arguments).await?;
 
-    let report = Report { loaded, run: migrate(&mut world).await?, raw: raw::measure(&world, DOMAIN, loaded).await? };
+    let report = Report {
+        loaded,
+        run: migrate(&mut world).await?,
+        raw: raw::measure(&world, DOMAIN, loaded).await?,
+    };
     report.print(&arguments.source, arguments.workers);
     world.end()
 }
@@ -89,8 +100,15 @@ async fn load_domain(world: &World, arguments: &Arguments) -> Result<Loaded> {
         load_piece(world, &blobs, gathered).await?;
     }
     load::write_documents(world.source().domains(), &[generator::domain_doc(&options)]).await?;
-    world.target().batch_execute("analyze blobs_blobmeta; checkpoint").await?;
-    eprintln!("{} documents loaded in {:.0} s", loaded.documents(), started.elapsed().as_secs_f64());
+    world
+        .target()
+        .batch_execute("analyze blobs_blobmeta; checkpoint")
+        .await?;
+    eprintln!(
+        "{} documents loaded in {:.0} s",
+        loaded.documents(),
+        started.elapsed().as_secs_f64()
+    );
     Ok(loaded)
 }
 
@@ -110,7 +128,10 @@ async fn migrate(world: &mut World) -> Result<stages::Run> {
     let run = watch.until_the_end(world, command).await?;
     let stats = world.stats(DOMAIN).await?;
     for row in stats["doc_types"].as_array().into_iter().flatten() {
-        ensure!(row["diffs"] == 0 && row["missing"] == 0 && row["changes"] == 0, "the migration is not clean: {row}");
+        ensure!(
+            row["diffs"] == 0 && row["missing"] == 0 && row["changes"] == 0,
+            "the migration is not clean: {row}"
+        );
     }
     ensure!(stats["errors"] == 0, "the migration is not clean: {stats}");
     Ok(run)

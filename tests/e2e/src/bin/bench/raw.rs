@@ -47,10 +47,19 @@ pub(crate) async fn measure(world: &World, domain: &str, loaded: Loaded) -> Resu
     let started = Instant::now();
     let documents = read_all(world.source().forms(), domain).await?;
     let read_seconds = started.elapsed().as_secs_f64();
-    ensure!(documents == loaded.documents(), "{documents} documents were read, {} were loaded", loaded.documents());
+    ensure!(
+        documents == loaded.documents(),
+        "{documents} documents were read, {} were loaded",
+        loaded.documents()
+    );
     let started = Instant::now();
     copy_rows(world, documents).await?;
-    Ok(Raw { documents, read_seconds, rows: documents, copy_seconds: started.elapsed().as_secs_f64() })
+    Ok(Raw {
+        documents,
+        read_seconds,
+        rows: documents,
+        copy_seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
 async fn read_all(database: &Database, domain: &str) -> Result<usize> {
@@ -85,9 +94,13 @@ async fn read_all(database: &Database, domain: &str) -> Result<usize> {
 /// Writes rows of text into a table without indexes, in one transaction.
 async fn copy_rows(world: &World, rows: usize) -> Result<()> {
     let client = world.another_target().await?;
-    client.batch_execute("create table raw_copy (id bigint not null, body text not null)").await?;
+    client
+        .batch_execute("create table raw_copy (id bigint not null, body text not null)")
+        .await?;
     let body = text_of(ROW_BYTES);
-    let sink = client.copy_in::<_, bytes::Bytes>("copy raw_copy (id, body) from stdin").await?;
+    let sink = client
+        .copy_in::<_, bytes::Bytes>("copy raw_copy (id, body) from stdin")
+        .await?;
     let mut sink = std::pin::pin!(sink);
     let numbers: Vec<usize> = (0..rows).collect();
     for chunk in numbers.chunks(ROWS_AT_ONCE) {

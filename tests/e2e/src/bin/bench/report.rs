@@ -40,11 +40,25 @@ impl Report {
                 other => other,
             };
             // The scan for missing documents lists all of them, and has no batches.
-            let items = if phase.name == "missing" { self.loaded.documents() as i64 } else { phase.items };
-            let rate = if items > 0 { format!("{:.0}", items as f64 / phase.seconds.max(0.001)) } else { String::new() };
+            let items = if phase.name == "missing" {
+                self.loaded.documents() as i64
+            } else {
+                phase.items
+            };
+            let rate = if items > 0 {
+                format!("{:.0}", items as f64 / phase.seconds.max(0.001))
+            } else {
+                String::new()
+            };
             println!("{shown:<28} {:>9.2} {items:>9} {rate:>10}", phase.seconds);
         }
-        println!("{:<28} {:>9.2} {:>9} {:>10.0}", "scan to diffed, forms", self.seconds(), self.loaded.forms, self.rate());
+        println!(
+            "{:<28} {:>9.2} {:>9} {:>10.0}",
+            "scan to diffed, forms",
+            self.seconds(),
+            self.loaded.forms,
+            self.rate()
+        );
         println!("{:<28} {:>9.2}", "whole command", self.run.total_seconds);
     }
 
@@ -53,13 +67,23 @@ impl Report {
         let mut known = 0.0;
         for process in &self.run.processes {
             known += process.usage.cpu_seconds;
-            println!("{:<28} {:>9.2} {:>9.0}", process.name, process.usage.cpu_seconds, process.usage.peak_rss_mb);
+            println!(
+                "{:<28} {:>9.2} {:>9.0}",
+                process.name, process.usage.cpu_seconds, process.usage.peak_rss_mb
+            );
         }
-        println!("{:<28} {:>9.2}", "others on this machine", (self.run.machine_cpu_seconds - known).max(0.0));
+        println!(
+            "{:<28} {:>9.2}",
+            "others on this machine",
+            (self.run.machine_cpu_seconds - known).max(0.0)
+        );
     }
 
     fn print_raw(&self) {
-        println!("\n{:<28} {:>9} {:>9} {:>10}", "for comparison", "seconds", "items", "items/s");
+        println!(
+            "\n{:<28} {:>9} {:>9} {:>10}",
+            "for comparison", "seconds", "items", "items/s"
+        );
         println!(
             "{:<28} {:>9.2} {:>9} {:>10.0}",
             "raw read of all documents",
@@ -67,7 +91,13 @@ impl Report {
             self.raw.documents,
             self.raw.read_rate()
         );
-        println!("{:<28} {:>9.2} {:>9} {:>10.0}", "raw COPY of 3 KB rows", self.raw.copy_seconds, self.raw.rows, self.raw.copy_rate());
+        println!(
+            "{:<28} {:>9.2} {:>9} {:>10.0}",
+            "raw COPY of 3 KB rows",
+            self.raw.copy_seconds,
+            self.raw.rows,
+            self.raw.copy_rate()
+        );
         println!(
             "\nIncluded: everything from the start of the MIGRATE command (its connections, too) until the last case was\n\
              compared; the scan for missing documents is shown apart. Nothing was run beforehand to warm caches, but the\n\

@@ -46,12 +46,20 @@ pub(crate) struct Run {
 impl Run {
     /// From the start of the command until the last case was compared: the scan for missing documents comes after it.
     pub(crate) fn seconds_to_diffed(&self) -> f64 {
-        self.phases.iter().take_while(|phase| phase.name != "missing").map(|phase| phase.seconds).sum()
+        self.phases
+            .iter()
+            .take_while(|phase| phase.name != "missing")
+            .map(|phase| phase.seconds)
+            .sum()
     }
 
     /// The most memory of any process under test; this one may hold the source.
     pub(crate) fn peak_rss_mb(&self) -> f64 {
-        self.processes.iter().filter(|process| process.name != THIS_PROCESS).map(|process| process.usage.peak_rss_mb).fold(0.0, f64::max)
+        self.processes
+            .iter()
+            .filter(|process| process.name != THIS_PROCESS)
+            .map(|process| process.usage.peak_rss_mb)
+            .fold(0.0, f64::max)
     }
 }
 
@@ -67,8 +75,14 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) async fn start(world: &World, driver: u32) -> Result<Self> {
-        let members = world.programs().iter().map(|program| (program.name().to_owned(), program.pid()));
-        let members = members.chain([("driver".to_owned(), driver), (THIS_PROCESS.to_owned(), std::process::id())]);
+        let members = world
+            .programs()
+            .iter()
+            .map(|program| (program.name().to_owned(), program.pid()));
+        let members = members.chain([
+            ("driver".to_owned(), driver),
+            (THIS_PROCESS.to_owned(), std::process::id()),
+        ]);
         let processes = members
             .map(|(name, pid)| {
                 let usage = Usage::of(pid).unwrap_or_default();
@@ -100,10 +114,18 @@ impl Watch {
             .into_iter()
             .map(|(name, _, before, last)| Process {
                 name,
-                usage: Usage { cpu_seconds: last.cpu_seconds - before.cpu_seconds, peak_rss_mb: last.peak_rss_mb },
+                usage: Usage {
+                    cpu_seconds: last.cpu_seconds - before.cpu_seconds,
+                    peak_rss_mb: last.peak_rss_mb,
+                },
             })
             .collect();
-        Ok(Run { phases, processes, machine_cpu_seconds: machine, total_seconds })
+        Ok(Run {
+            phases,
+            processes,
+            machine_cpu_seconds: machine,
+            total_seconds,
+        })
     }
 
     async fn look(&mut self, world: &World) -> Result<()> {
@@ -136,8 +158,16 @@ impl Watch {
                 other => other,
             };
             let counted = phases.iter().any(|phase| phase.name == *name);
-            let items = if counted { 0 } else { items.get(stage).copied().unwrap_or_default() };
-            phases.push(Phase { name: name.clone(), seconds: end - at, items });
+            let items = if counted {
+                0
+            } else {
+                items.get(stage).copied().unwrap_or_default()
+            };
+            phases.push(Phase {
+                name: name.clone(),
+                seconds: end - at,
+                items,
+            });
         }
         Ok(phases)
     }
