@@ -203,16 +203,14 @@ async fn die_at(world: &mut World, hook: &Hook, death: Death) -> Result<()> {
     let name = death.domain();
     let calls = hook.calls()?;
     match death {
-        Death::AfterIntent | Death::BeforeTheFlag => {
+        Death::AfterIntent | Death::BeforeTheSwitch | Death::BeforeTheFlag => {
             let holder = world.another_target().await?;
             let lock = match death {
-                Death::AfterIntent => {
-                    format!("select 1 from couch_sql_migration_fence where domain = '{name}' for share")
-                }
-                _ => format!(
+                Death::BeforeTheFlag => format!(
                     "select 1 from domain_migration_flags_domainmigrationprogress
                      where domain = '{name}' and migration_slug = 'couch_to_sql' for update"
                 ),
+                _ => format!("select 1 from couch_sql_migration_fence where domain = '{name}' for share"),
             };
             holder.batch_execute(&format!("begin; {lock}")).await?;
             let command = world.begin_domain(&name, "COMMIT", &[])?;
@@ -223,18 +221,19 @@ async fn die_at(world: &mut World, hook: &Hook, death: Death) -> Result<()> {
                     Ok(world.target().query_one(waiting, &[]).await?.get::<_, i64>(0) > 0)
                 })
                 .await?;
-            command.kill().await?;
-            holder.batch_execute("rollback").await?;
-        }
-        Death::BeforeTheSwitch => {
-            let faults = world.source().stand_in().faults();
-            // COMMIT reads the Domain document when it begins, for the intent, and right before it writes it.
-            let third_read = FaultRule::once(Predicate::op(OpKind::Get).on("_domains/"), Action::Hold).after(2);
-            let rule = faults.add(third_read);
-            let command = world.begin_domain(&name, "COMMIT", &[])?;
-            ensure!(faults.reached(rule, 1).await);
-            command.kill().await?;
-            faults.remove(rule);
+            if death == Death::BeforeTheSwitch {
+                // The fence closes, and the Domain document is read once more before it is written.
+                let faults = world.source().stand_in().faults();
+                let next_read = FaultRule::once(Predicate::op(OpKind::Get).on("_domains/"), Action::Hold);
+                let rule = faults.add(next_read);
+                holder.batch_execute("rollback").await?;
+                ensure!(faults.reached(rule, 1).await);
+                command.kill().await?;
+                faults.remove(rule);
+            } else {
+                command.kill().await?;
+                holder.batch_execute("rollback").await?;
+            }
         }
         Death::AfterTheSwitch => die_in_hook(world, hook, &name, calls + 1).await?,
         Death::AfterTheFlag => die_in_hook(world, hook, &name, calls + 2).await?,
