@@ -68,6 +68,9 @@ pub(crate) fn compare(
         diffs: None,
         changes: None,
     };
+    if is_foreign(sides) {
+        return Ok(comparison);
+    }
     let mut diffs = Vec::new();
     match (sides.couch, sides.sql) {
         (None, None) => {}
@@ -90,6 +93,19 @@ pub(crate) fn compare(
         comparison.diffs = Some(encode(&diffs, None));
     }
     Ok(comparison)
+}
+
+/// A case of another domain, which a form of this one names: the form is on record for it, and the case is not ours to
+/// compare.
+fn is_foreign(sides: &Sides<'_>) -> bool {
+    let domain = Some(sides.domain.as_str());
+    let couch_is_ours = sides
+        .couch
+        .is_some_and(|doc| doc.get("domain").and_then(Value::as_str) == domain);
+    let sql_is_ours = sides
+        .sql
+        .is_some_and(|bundle| Some(bundle.case.domain.as_str()) == domain);
+    !couch_is_ours && !sql_is_ours
 }
 
 fn both(

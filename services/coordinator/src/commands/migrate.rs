@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use broker::Broker;
 use proto::ids::Domain;
 use serde_json::json;
 use state::run::{Run, RunState};
@@ -153,10 +154,25 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
     }
 }
 
-/// Drives the run in this process; with the in-process broker, the workers are here too.
-async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken) -> Result<()> {
+async fn start_here(context: &Arc<Context>) -> Result<(Arc<dyn Broker>, Option<Workforce>)> {
     let broker = context.broker().await?;
     let workforce = Workforce::if_in_process(context, &broker).await?;
+    Ok((broker, workforce))
+}
+
+/// Drives the run in this process; with the in-process broker, the workers are here too.
+async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken) -> Result<()> {
+    let (broker, workforce) = match start_here(context).await {
+        Ok(started) => started,
+        Err(failure) => {
+            // Nobody is to take the run up long after its operator has read that it failed.
+            context
+                .state
+                .set_run_state(run.id, RunState::Failed, Some(&failure.to_string()))
+                .await?;
+            return Err(failure);
+        }
+    };
     let signals = StopSignals {
         operator: stop.clone(),
         shutdown: CancellationToken::new(),
