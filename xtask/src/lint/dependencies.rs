@@ -44,9 +44,14 @@ struct Dependency {
 }
 
 impl Dependency {
+    /// The name under which the workspace's list has it.
+    fn listed_as(&self) -> &str {
+        self.rename.as_ref().unwrap_or(&self.name)
+    }
+
     /// The name by which sources call it.
     fn identifier(&self) -> String {
-        self.rename.as_ref().unwrap_or(&self.name).replace('-', "_")
+        self.listed_as().replace('-', "_")
     }
 
     fn is_for_tests(&self) -> bool {
@@ -66,7 +71,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Findings> {
     let mut findings = Findings::new();
     let mut used = BTreeSet::new();
     for package in &metadata.packages {
-        used.extend(package.dependencies.iter().map(|dependency| dependency.name.as_str()));
+        used.extend(package.dependencies.iter().map(Dependency::listed_as));
         findings.extend(unused_of_package(workspace, package)?);
     }
     let manifest = fs::read_to_string(workspace.root().join("Cargo.toml")).context("cannot read Cargo.toml")?;
