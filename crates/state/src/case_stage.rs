@@ -201,7 +201,7 @@ async fn record_verdicts(
     for (form_id, doc_type, rev) in &revisions {
         match by_form.get(form_id.as_str()) {
             Some(verdict) if moved.contains(&verdict.case_id) => {
-                again.entry(doc_type).or_default().push(form_id.clone())
+                again.entry(doc_type).or_default().push(form_id.clone());
             }
             Some(verdict) => refused.push((verdict, doc_type, rev)),
             None => {}
