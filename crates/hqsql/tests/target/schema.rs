@@ -297,13 +297,15 @@ async fn an_unreachable_database_is_one_clear_error() {
 /// A role with the printed grants, and no others, can do its work.
 #[tokio::test]
 async fn grants_suffice() {
+    /// Servers may ask for one; the roles live as long as this test.
+    const PASSWORD: &str = "of-a-test-role";
     let fixture = Fixture::new().await;
     let admin = fixture.session().await;
     for (role, suffix) in [(Role::Writer, "w"), (Role::Reader, "r")] {
         let name = format!("{}_{suffix}", fixture.database.name);
         admin
             .batch_execute(&format!(
-                "create role {name} login; revoke temporary on database {} from public; {}",
+                "create role {name} login password '{PASSWORD}'; revoke temporary on database {} from public; {}",
                 fixture.database.name,
                 role_grants(role, &name)
             ))
@@ -311,7 +313,7 @@ async fn grants_suffice() {
             .unwrap();
         let (before, host) = fixture.database.url.split_once('@').unwrap();
         let scheme = before.split_once("//").unwrap().0;
-        let url = format!("{scheme}//{name}@{host}");
+        let url = format!("{scheme}//{name}:{PASSWORD}@{host}");
         let target = Target::connect(&TargetConfig::new(ConnectionConfig::new(url)))
             .await
             .unwrap();
