@@ -6,7 +6,7 @@
 //! * [`schema`]: makes and checks the schema.
 //! * [`migration`]: the row of a domain, its lease and its epoch.
 //! * [`run`]: commands on record, and the audit log.
-//! * [`batch`]: batch rows: claims, renewals, releases, splits.
+//! * [`batch`]: batch rows: claims, renewals, releases, splits; `dispatch`: what the driver asks of them.
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with.
 //! * [`stats`]: what the operator is shown.
@@ -17,6 +17,7 @@ pub mod batch;
 pub mod case_stage;
 pub mod commit;
 pub mod diff_stage;
+mod dispatch;
 pub mod error;
 pub mod form_stage;
 pub mod migration;
