@@ -18,10 +18,12 @@ pub(crate) const ON_SHARDS: &[(&str, &str)] = &[
     ("blobs_deletedblobmeta", DELETED_BLOBMETA),
 ];
 
-/// Tables of the default database. The stock tables refer to products and locations, which belong to other parts of HQ:
-/// their columns are here, their foreign keys to those are not.
+/// Tables of the default database: HQ's progress rows, and the tables in which it keeps stock beside Couch's forms and
+/// cases. The types of locations are left out: nothing here depends on them, and `location_type_id` is a plain number.
 pub(crate) const IN_DEFAULT: &[(&str, &str)] = &[
     ("domain_migration_flags_domainmigrationprogress", PROGRESS),
+    ("products_sqlproduct", PRODUCTS),
+    ("locations_sqllocation", LOCATIONS),
     ("stock_stockreport", STOCK_REPORTS),
     ("stock_stocktransaction", STOCK_TRANSACTIONS),
     ("commtrack_stockstate", STOCK_STATES),
@@ -241,6 +243,52 @@ create table domain_migration_flags_domainmigrationprogress (
 );
 ";
 
+const PRODUCTS: &str = "
+create table products_sqlproduct (
+    id serial primary key,
+    domain varchar(255) not null,
+    product_id varchar(100) not null unique,
+    name varchar(100),
+    is_archived boolean not null,
+    code varchar(100),
+    description text,
+    category varchar(100),
+    program_id varchar(100),
+    cost numeric(20, 5),
+    units varchar(100),
+    product_data text not null,
+    created_at timestamp with time zone not null,
+    last_modified timestamp with time zone not null
+);
+create index on products_sqlproduct (domain);
+";
+
+const LOCATIONS: &str = "
+create table locations_sqllocation (
+    id serial primary key,
+    domain varchar(255) not null,
+    name varchar(255),
+    location_id varchar(100) not null unique,
+    site_code varchar(255) not null,
+    external_id varchar(255),
+    metadata text not null,
+    created_at timestamp with time zone not null,
+    last_modified timestamp with time zone not null,
+    is_archived boolean not null,
+    latitude numeric(20, 10),
+    longitude numeric(20, 10),
+    stocks_all_products boolean not null,
+    supply_point_id varchar(255) unique,
+    location_type_id integer not null,
+    parent_id integer references locations_sqllocation (id) deferrable initially deferred,
+    user_id varchar(255) not null,
+    unique (domain, site_code)
+);
+create index on locations_sqllocation (domain);
+create index on locations_sqllocation (location_type_id);
+create index on locations_sqllocation (parent_id);
+";
+
 const STOCK_REPORTS: &str = "
 create table stock_stockreport (
     id serial primary key,
@@ -258,7 +306,7 @@ const STOCK_TRANSACTIONS: &str = "
 create table stock_stocktransaction (
     id serial primary key,
     report_id integer not null references stock_stockreport (id) deferrable initially deferred,
-    sql_product_id integer not null,
+    sql_product_id integer not null references products_sqlproduct (id) deferrable initially deferred,
     section_id varchar(100) not null,
     case_id varchar(100) not null,
     product_id varchar(100) not null,
@@ -285,8 +333,8 @@ create table commtrack_stockstate (
     daily_consumption numeric(20, 5),
     last_modified_date timestamp with time zone not null,
     last_modified_form_id varchar(100),
-    sql_product_id integer not null,
-    sql_location_id integer,
+    sql_product_id integer not null references products_sqlproduct (id) deferrable initially deferred,
+    sql_location_id integer references locations_sqllocation (id) deferrable initially deferred,
     unique (section_id, case_id, product_id)
 );
 create index on commtrack_stockstate (section_id);

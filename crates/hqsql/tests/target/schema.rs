@@ -30,6 +30,11 @@ blobs_deletedblobmeta: id int! domain v255! parent_id v255! name v255! key v255!
   deleted_on time!;
 domain_migration_flags_domainmigrationprogress: id int! domain v256! migration_slug v256! migration_status v11!
   started_on time completed_on time;
+products_sqlproduct: id int! domain v255! product_id v100! name v100 is_archived bool! code v100 description text
+  category v100 program_id v100 cost numeric(20,5) units v100 product_data text! created_at time! last_modified time!;
+locations_sqllocation: id int! domain v255! name v255 location_id v100! site_code v255! external_id v255 metadata text!
+  created_at time! last_modified time! is_archived bool! latitude numeric(20,10) longitude numeric(20,10)
+  stocks_all_products bool! supply_point_id v255 location_type_id int! parent_id int user_id v255!;
 stock_stockreport: id int! form_id v100! date time! type v20! domain v255 server_date time;
 stock_stocktransaction: id int! report_id int! sql_product_id int! section_id v100! case_id v100! product_id v100!
   type v20! subtype v20 quantity numeric(20,5) stock_on_hand numeric(20,5)!;
@@ -111,6 +116,19 @@ const KEYS: &[(&str, &[&str])] = &[
         "domain_migration_flags_domainmigrationprogress",
         &["!id", "!domain, migration_slug"],
     ),
+    ("products_sqlproduct", &["!id", "!product_id", "domain"]),
+    (
+        "locations_sqllocation",
+        &[
+            "!id",
+            "!location_id",
+            "!supply_point_id",
+            "!domain, site_code",
+            "domain",
+            "location_type_id",
+            "parent_id",
+        ],
+    ),
 ];
 
 fn sql_type(short: &str) -> String {
@@ -163,7 +181,7 @@ async fn columns_are_those_of_the_reference() {
     let serial = "select count(*) from information_schema.columns where table_schema = 'public' \
          and column_name = 'id' and column_default = 'nextval(''' || table_name || '_id_seq''::regclass)'";
     // All that have an id, but for the deleted blobs, whose ids are copied.
-    assert_eq!(fixture.rows(serial).await, ["13"]);
+    assert_eq!(fixture.rows(serial).await, ["15"]);
 }
 
 #[tokio::test]
@@ -196,18 +214,22 @@ async fn keys_and_indexes_are_those_of_the_reference() {
     let foreign = fixture
         .rows(
             "select conrelid::regclass, confrelid::regclass, condeferrable and condeferred from pg_constraint \
-             where contype = 'f' order by conrelid::regclass::text",
+             where contype = 'f' order by conrelid::regclass::text, confrelid::regclass::text",
         )
         .await;
     assert_eq!(
         foreign,
         [
+            "commtrack_stockstate|locations_sqllocation|t",
+            "commtrack_stockstate|products_sqlproduct|t",
             "form_processor_caseattachmentsql|form_processor_commcarecasesql|t",
             "form_processor_casetransaction|form_processor_commcarecasesql|t",
             "form_processor_commcarecaseindexsql|form_processor_commcarecasesql|t",
             "form_processor_ledgertransaction|form_processor_commcarecasesql|t",
             "form_processor_ledgervalue|form_processor_commcarecasesql|t",
             "form_processor_xformoperationsql|form_processor_xforminstancesql|t",
+            "locations_sqllocation|locations_sqllocation|t",
+            "stock_stocktransaction|products_sqlproduct|t",
             "stock_stocktransaction|stock_stockreport|t",
         ]
     );
