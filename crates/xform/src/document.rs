@@ -11,9 +11,11 @@ use quick_xml::events::{BytesStart, Event};
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
+use crate::blocks::DEVICE_REPORT_XMLNS;
 use crate::datetimes::adjust_datetimes;
 use crate::decode::decode;
 use crate::error::XmlError;
+use crate::ledgers::{LedgerBlocks, LedgerElement};
 use crate::limits::{MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, MAX_XML_BYTES};
 use crate::markup::{
     Problem, attribute_value, attributes, is_blank, is_plain_name, normalise_line_ends, reference, split_name,
@@ -21,15 +23,32 @@ use crate::markup::{
 use crate::meta::scrub_form_meta;
 use crate::namespaces::Namespaces;
 
+/// What `form.xml` holds.
+#[derive(Clone, Debug)]
+pub struct ReadForm {
+    /// The form JSON that HQ has: converted, date-times in UTC, old meta names renamed.
+    pub body: Value,
+    /// The form's ledger blocks, which only the XML tells.
+    pub ledgers: LedgerBlocks,
+}
+
+/// Reads a form's XML once for its JSON and its ledger blocks.
+///
+/// # Errors
+/// See [`XmlError`]; [`XmlError::is_syntax`] tells whether HQ would have gone on with `{}`.
+pub fn read_form(xml: &[u8]) -> Result<ReadForm, XmlError> {
+    let (mut body, ledgers) = convert(xml)?;
+    adjust_datetimes(&mut body)?;
+    scrub_form_meta(&mut body);
+    Ok(ReadForm { body, ledgers })
+}
+
 /// The form JSON that HQ has for a form with this XML: converted, date-times in UTC, old meta names renamed.
 ///
 /// # Errors
 /// See [`XmlError`]; [`XmlError::is_syntax`] tells whether HQ would have gone on with `{}`.
 pub fn form_json(xml: &[u8]) -> Result<Value, XmlError> {
-    let mut form = xml_to_json(xml)?;
-    adjust_datetimes(&mut form)?;
-    scrub_form_meta(&mut form);
-    Ok(form)
+    read_form(xml).map(|form| form.body)
 }
 
 /// Converts a form's XML to an object, with the root's name under `#type`.
@@ -40,6 +59,10 @@ pub fn form_json(xml: &[u8]) -> Result<Value, XmlError> {
 /// # Errors
 /// The XML is not well-formed, exceeds a limit, or is something that HQ's conversion fails on.
 pub fn xml_to_json(xml: &[u8]) -> Result<Value, XmlError> {
+    convert(xml).map(|(form, _)| form)
+}
+
+pub(crate) fn convert(xml: &[u8]) -> Result<(Value, LedgerBlocks), XmlError> {
     if xml.len() > MAX_XML_BYTES {
         return Err(XmlError::TooLarge {
             what: "bytes",
@@ -86,6 +109,9 @@ struct Conversion<'x> {
     /// Where the first processing instruction inside the root is. It stops the conversion, but only of a document that
     /// is well-formed to its end: otherwise HQ goes by the syntax error.
     instruction: Option<u64>,
+    ledgers: LedgerBlocks,
+    /// The ledger block that is open, and how many elements are open around it.
+    open_ledger: Option<(LedgerElement, usize)>,
     nodes: usize,
     namespace_bytes: usize,
 }
@@ -188,6 +214,12 @@ impl<'x> Conversion<'x> {
 
         if let Some(parent) = self.open.last_mut() {
             parent.has_children = true;
+            // The root is no ledger block, and nothing inside a block is one.
+            if let Some(element) = LedgerElement::of(name, namespace.as_deref())
+                && self.open_ledger.is_none()
+            {
+                self.open_ledger = Some((element, self.open.len()));
+            }
         }
         self.open.push(OpenElement {
             name: name.into(),
@@ -220,7 +252,16 @@ impl<'x> Conversion<'x> {
             }
             Value::Object(object)
         };
+        if let Some((ledger, depth)) = self.open_ledger
+            && depth == self.open.len()
+        {
+            self.ledgers.read(ledger, &value);
+            self.open_ledger = None;
+        }
         if self.open.is_empty() {
+            if element.namespace.as_deref() == Some(DEVICE_REPORT_XMLNS) {
+                self.ledgers = LedgerBlocks::default();
+            }
             self.root = Some((element.name, value));
         } else {
             self.entries.push((element.name.into_string(), value));
@@ -245,7 +286,7 @@ impl<'x> Conversion<'x> {
         }
     }
 
-    fn finish(self, position: u64) -> Result<Value, XmlError> {
+    fn finish(self, position: u64) -> Result<(Value, LedgerBlocks), XmlError> {
         if !self.open.is_empty() {
             return Err(malformed("an element is not closed", position));
         }
@@ -256,7 +297,7 @@ impl<'x> Conversion<'x> {
             None => Err(malformed("no root element", position)),
             Some((name, Value::Object(mut form))) => {
                 form.insert("#type".to_owned(), Value::String(name.into_string()));
-                Ok(Value::Object(form))
+                Ok((Value::Object(form), self.ledgers))
             }
             Some(_) => Err(XmlError::PlainRoot),
         }

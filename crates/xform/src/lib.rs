@@ -10,6 +10,8 @@
 //!   [`scrub_form_meta`] are the two passes HQ runs over the result; [`form_json`] is all three.
 //! * [`case_updates`] finds the case blocks and turns them into [`proto::effects::CaseUpdate`]s in the order in which HQ
 //!   applies them.
+//! * [`read_form`] reads the XML once for its JSON and its ledger blocks, which JSON does not tell; the blocks become
+//!   [`LedgerInstruction`]s ([`ledger_updates`] does both).
 //! * [`json_to_xml`] goes the other way, for forms whose XML is lost.
 //! * [`CODES`] lists every failure with its remedy.
 //!
@@ -18,6 +20,7 @@
 //! prose, with the choices made where HQ's own behaviour is open.
 
 mod blocks;
+mod codes;
 mod datetimes;
 mod decode;
 mod document;
@@ -29,13 +32,15 @@ mod meta;
 mod modified;
 mod namespaces;
 mod python_text;
+mod quantity;
 mod rebuild;
 mod updates;
 
+pub use codes::CODES;
 pub use datetimes::adjust_datetimes;
-pub use document::{form_json, xml_to_json};
-pub use error::{CODES, FormError, RoundtripError, XmlError};
-pub use ledgers::{LEDGER_XMLNS, has_ledgers};
+pub use document::{ReadForm, form_json, read_form, xml_to_json};
+pub use error::{FormError, LedgerError, RoundtripError, XmlError};
+pub use ledgers::{LEDGER_XMLNS, LedgerBlocks, LedgerInstruction, has_ledgers, ledger_updates};
 pub use meta::{extract_meta_instance_id, extract_meta_user_id, metadata_user_id, root_xmlns, scrub_form_meta};
 pub use modified::repair_date_modified;
 pub use python_text::python_text;

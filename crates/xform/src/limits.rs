@@ -21,3 +21,13 @@ pub const MAX_NAMESPACE_BYTES: usize = 32 << 20;
 
 /// Longest text of a `varchar(255)` column in HQ's tables, in characters. Ids that do not fit can be stored nowhere.
 pub const MAX_ID_CHARS: usize = 255;
+
+/// Longest text of the `varchar(100)` columns that hold a ledger's section and entry, in characters.
+pub const MAX_LEDGER_ID_CHARS: usize = 100;
+
+/// Longest user-defined type of a ledger transaction, in characters. HQ cuts what is longer.
+pub const MAX_LEDGER_TYPE_CHARS: usize = 20;
+
+/// Most ledger instructions of one form. Each repeats the ids of its block, so that a bound on bytes alone would let a
+/// small form grow a hundredfold; forms of clients have some dozens.
+pub const MAX_LEDGER_INSTRUCTIONS: usize = 10_000;
