@@ -88,11 +88,6 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "The form's JSON in CouchDB was changed by hand. Restore the document.",
     ),
     (
-        "C2S-2021",
-        "the index part of a case block is text or repeated",
-        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
-    ),
-    (
         "C2S-2022",
         "an index of a case block has no case_type",
         "HQ refuses such a form too. Correct the form's XML, or archive the form.",
@@ -106,11 +101,6 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "C2S-2024",
         "a part of an index is longer than 255 characters",
         "No table of HQ can hold it. Correct the form's XML, or archive the form.",
-    ),
-    (
-        "C2S-2025",
-        "the attachment part of a case block is text or repeated",
-        "HQ refuses such a form too. Correct the form's XML, or archive the form.",
     ),
     (
         "C2S-2026",
@@ -220,9 +210,6 @@ mod tests {
                 case_id: case_id.clone(),
                 what: "",
             },
-            FormError::IndexNotObject {
-                case_id: case_id.clone(),
-            },
             FormError::IndexWithoutType {
                 case_id: case_id.clone(),
                 identifier: identifier.clone(),
@@ -234,9 +221,6 @@ mod tests {
             FormError::IndexTooLong {
                 case_id: case_id.clone(),
                 what: "",
-            },
-            FormError::AttachmentNotObject {
-                case_id: case_id.clone(),
             },
             FormError::AttachmentRepeated { case_id, identifier },
         ]

@@ -31,17 +31,12 @@ pub fn adjust_datetimes(form: &mut Value) -> Result<(), FormError> {
 
 /// The date-time rewritten, or `None` for any other text.
 fn adjusted(text: &str) -> Result<Option<String>, FormError> {
-    Ok(date_time_in_utc(text)?.map(format_utc))
-}
-
-/// What a text stands for that HQ takes for a date-time, or `None` for any other text.
-pub(crate) fn date_time_in_utc(text: &str) -> Result<Option<NaiveDateTime>, FormError> {
     // Shortest: `YYYYMMDD HHMM`. Longest: every separator, six digits of fraction, a zone and a line feed.
     if !(13..=40).contains(&text.len()) || !text.as_bytes()[..4].iter().all(u8::is_ascii_digit) {
         return Ok(None);
     }
     match parse_iso8601(text) {
-        Some(found) if matches_loose_pattern(strip_line_feed(text).as_bytes()) => found.utc().map(Some),
+        Some(found) if matches_loose_pattern(strip_line_feed(text).as_bytes()) => Ok(Some(format_utc(found.utc()?))),
         _ => Ok(None),
     }
 }

@@ -122,12 +122,6 @@ pub enum FormError {
         /// Name of the attribute.
         what: &'static str,
     },
-    /// `index` is text, or is repeated.
-    #[error("the index part of a block of case {case_id} is not an object")]
-    IndexNotObject {
-        /// The block's case.
-        case_id: CaseId,
-    },
     /// An index without `case_type`, plain, or repeated under one identifier.
     #[error("index {identifier} of case {case_id} has no case_type")]
     IndexWithoutType {
@@ -151,12 +145,6 @@ pub enum FormError {
         case_id: CaseId,
         /// Which part of the index.
         what: &'static str,
-    },
-    /// `attachment` is text, or is repeated.
-    #[error("the attachment part of a block of case {case_id} is not an object")]
-    AttachmentNotObject {
-        /// The block's case.
-        case_id: CaseId,
     },
     /// An attachment repeated under one identifier.
     #[error("attachment {identifier} of case {case_id} is repeated")]
@@ -183,11 +171,9 @@ impl FormError {
             Self::InvalidDateModified { .. } => "C2S-2018",
             Self::UnreadableDateModified { .. } => "C2S-2019",
             Self::NotText { .. } => "C2S-2020",
-            Self::IndexNotObject { .. } => "C2S-2021",
             Self::IndexWithoutType { .. } => "C2S-2022",
             Self::UnknownRelationship { .. } => "C2S-2023",
             Self::IndexTooLong { .. } => "C2S-2024",
-            Self::AttachmentNotObject { .. } => "C2S-2025",
             Self::AttachmentRepeated { .. } => "C2S-2026",
         }
     }

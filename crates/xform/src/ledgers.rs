@@ -4,12 +4,12 @@
 //! HQ reads the very same elements (`corehq/form_processor/parsers/ledgers/form.py`), with two relaxations while a
 //! migration runs: a transfer between no cases and a balance of no product are skipped instead of failing the form.
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use proto::effects::{LedgerKind, LedgerUpdate};
 use serde_json::{Map, Value};
 
 use crate::blocks::DEVICE_REPORT_XMLNS;
-use crate::datetimes::{date, date_time_in_utc, digits, strip_line_feed};
+use crate::datetimes::parse_iso8601;
 use crate::document::convert;
 use crate::error::LedgerError;
 use crate::limits::{MAX_ID_CHARS, MAX_LEDGER_ID_CHARS, MAX_LEDGER_INSTRUCTIONS, MAX_LEDGER_TYPE_CHARS};
@@ -247,27 +247,14 @@ impl<'v> Block<'v> {
     }
 }
 
-/// A date-time in UTC, or a date, which is its midnight; `None` for no text.
+/// A date or date-time as iso8601 reads it, in UTC; `None` for no text. Unlike the other date-times of a form these need
+/// not match HQ's loose pattern.
 fn block_date(text: &str) -> Result<Option<DateTime<Utc>>, LedgerError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let found = match date_time_in_utc(text)? {
-        Some(found) => found,
-        None => plain_date(text)
-            .ok_or(LedgerError::InvalidDate)?
-            .and_time(NaiveTime::MIN),
-    };
-    Ok(Some(found.and_utc()))
-}
-
-/// `YYYY-MM-DD` and nothing else.
-fn plain_date(text: &str) -> Option<NaiveDate> {
-    let bytes = strip_line_feed(text).as_bytes();
-    if bytes.len() != 10 || bytes[4] != b'-' || bytes[7] != b'-' {
-        return None;
-    }
-    date(digits(bytes, 4)?, digits(&bytes[5..], 2)?, digits(&bytes[8..], 2)?)
+    let written = parse_iso8601(text).ok_or(LedgerError::InvalidDate)?;
+    Ok(Some(written.utc()?.and_utc()))
 }
 
 /// The decimal that HQ makes of a finite float by way of the float's text.

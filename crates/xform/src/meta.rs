@@ -144,6 +144,11 @@ mod tests {
                 json!({"meta": {"a": "1"}, "b": ""}),
             ),
             (json!({"meta": ["x", {"a": "2"}]}), json!({"meta": ["x", {"a": "2"}]})),
+            (
+                json!({"Meta": [{"uid": "1"}, {"uid": "2"}], "b": ""}),
+                json!({"b": "", "meta": {"instanceID": "1"}}),
+            ),
+            (json!({"Meta": "text", "meta": {"a": "1"}}), json!({"meta": "text"})),
             (json!({"meta": ["x", "y"]}), json!({"meta": ["x", "y"]})),
             (json!({"meta": "text"}), json!({"meta": "text"})),
             (

@@ -221,13 +221,16 @@ fn known_property(key: &str, version: BlockVersion) -> Option<KnownProperty> {
     })
 }
 
+/// The entries of an index or attachment part. Version 1.0 has none; neither has text or a repeated part, which HQ
+/// records without looking inside.
+fn entries(part: &Value, version: BlockVersion) -> Option<&Map<String, Value>> {
+    part.as_object().filter(|_| version == BlockVersion::V2)
+}
+
 fn indices(part: &Value, version: BlockVersion, case_id: &CaseId) -> Result<Vec<IndexChange>, FormError> {
-    if version == BlockVersion::V1 {
+    let Some(object) = entries(part, version) else {
         return Ok(Vec::new());
-    }
-    let object = part.as_object().ok_or_else(|| FormError::IndexNotObject {
-        case_id: case_id.clone(),
-    })?;
+    };
     object
         .iter()
         .map(|(identifier, entry)| index(identifier, entry, case_id))
@@ -279,12 +282,9 @@ fn index(identifier: &str, entry: &Value, case_id: &CaseId) -> Result<IndexChang
 }
 
 fn attachments(part: &Value, version: BlockVersion, case_id: &CaseId) -> Result<Vec<AttachmentChange>, FormError> {
-    if version == BlockVersion::V1 {
+    let Some(object) = entries(part, version) else {
         return Ok(Vec::new());
-    }
-    let object = part.as_object().ok_or_else(|| FormError::AttachmentNotObject {
-        case_id: case_id.clone(),
-    })?;
+    };
     object
         .iter()
         .map(|(identifier, entry)| attachment(identifier, entry, case_id))

@@ -112,6 +112,10 @@ fn converts_by_the_rules() {
             "<?xml version='1.0' encoding='utf-8' standalone='yes'?>\n<?pi x?><!-- c --><d a='1'/><!-- d --><?pi?>\n",
             json!({"@a": "1", "#type": "d"}),
         ),
+        (
+            "\u{feff}<?xml version='1.0'?><d a='1'/>",
+            json!({"@a": "1", "#type": "d"}),
+        ),
         (" \n<d a='1'/>", json!({"@a": "1", "#type": "d"})),
         (
             "<?xml version=\"1.1\"?><d a='1' ></d >",

@@ -270,12 +270,6 @@ fn index_entries() {
             "<index xmlns='x'><p case_type='t'>i</p></index>",
             without_type("@xmlns"),
         ),
-        ("<index>text</index>", FormError::IndexNotObject { case_id: "c".into() }),
-        ("<index/><index/>", FormError::IndexNotObject { case_id: "c".into() }),
-        (
-            "<attachment>text</attachment>",
-            FormError::AttachmentNotObject { case_id: "c".into() },
-        ),
         (
             "<attachment><a src='1'/><a src='2'/></attachment>",
             FormError::AttachmentRepeated {
