@@ -6,6 +6,7 @@
 //! * [`topology`]: names of exchanges, queues and headers.
 //! * [`effects`]: what one form does to one case, as the form stage stages it and the case stage replays it.
 //! * [`rows`]: rows of HQ's tables as plain values; what the pure crates produce and `hqsql` writes.
+//! * [`stock`]: rows of the tables in which HQ keeps stock beside Couch.
 //! * [`bucket`]: the hash buckets of documents, the unit of locking and of partitions.
 //!
 //! Nothing here does I/O, and nothing here knows a rule of CommCare beyond names and numbers.
@@ -16,4 +17,5 @@ pub mod effects;
 pub mod ids;
 pub mod message;
 pub mod rows;
+pub mod stock;
 pub mod topology;

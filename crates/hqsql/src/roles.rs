@@ -8,6 +8,7 @@ use proto::rows::{
 };
 
 use crate::fence::FENCE_TABLE;
+use crate::stock;
 use crate::table::{Table, TableRow};
 
 /// What a role is for.
@@ -74,6 +75,12 @@ pub fn role_grants(role: Role, name: &str) -> String {
             line(&format!("grant select, insert, update on {PROGRESS} to {name};"));
             line(&format!("grant usage on sequence {PROGRESS}_id_seq to {name};"));
         }
+    }
+    line("-- in the default database, and only there where HQ has these tables");
+    for table in stock::TABLES {
+        line(&format!(
+            "do $$ begin if to_regclass('{table}') is not null then grant select on {table} to {name}; end if; end $$;"
+        ));
     }
     sql
 }

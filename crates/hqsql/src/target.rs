@@ -52,6 +52,8 @@ pub(crate) struct Database {
     pool: Pool,
     /// Whether `blobs_blobmeta` has `compressed_length`, once somebody asked.
     compression: Arc<OnceCell<bool>>,
+    /// Whether it has HQ's stock tables, once somebody asked.
+    pub(crate) stock: Arc<OnceCell<bool>>,
 }
 
 impl Database {
@@ -98,6 +100,7 @@ impl Database {
             label,
             pool,
             compression: Arc::new(OnceCell::new()),
+            stock: Arc::new(OnceCell::new()),
         })
     }
 

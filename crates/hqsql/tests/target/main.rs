@@ -12,3 +12,4 @@ mod purge;
 mod rows;
 mod schema;
 mod shards;
+mod stock;

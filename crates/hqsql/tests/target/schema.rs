@@ -1,4 +1,4 @@
-use hqsql::{ConnectionConfig, Error, ErrorKind, Role, Target, TargetConfig, role_grants};
+use hqsql::{ConnectionConfig, Error, ErrorKind, Role, StockStates, Target, TargetConfig, role_grants};
 
 use crate::database::{EPOCH, Fixture, SHARD, TestDatabase, domain, rows};
 use crate::rows::{blob, case, form, ids, operation};
@@ -351,6 +351,11 @@ async fn grants_suffice() {
         );
         assert_eq!(target.fence(&domain()).await.unwrap(), Some((EPOCH, true)));
         target.progress(&domain()).await.unwrap();
+        assert!(!target.has_stock(&domain()).await.unwrap());
+        let states = target.stock_states(&ids(&["a"]), StockStates::Shown).await.unwrap();
+        assert_eq!(states, []);
+        assert_eq!(target.latest_stock_transactions(&ids(&["a"])).await.unwrap(), []);
+        assert!(target.daily_consumptions(&ids(&["a"])).await.unwrap().is_empty());
         if role == Role::Writer {
             // For the reader to find.
             let tx = target.begin(SHARD(&target), &domain(), EPOCH).await.unwrap();
