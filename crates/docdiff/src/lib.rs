@@ -19,7 +19,10 @@ mod datetime;
 mod diff;
 mod filter;
 mod json;
+mod ledgers;
 mod python;
+mod reason;
+mod record;
 pub mod rules;
 pub mod sqljson;
 
@@ -31,6 +34,12 @@ pub use cases::{AbsentFrom, FormState, form_check, missing_document};
 pub use datetime::is_datetime_text;
 pub use diff::{Diff, DiffJsonError, DiffType, PathElement, Side};
 pub use json::{ANY_INDEX, ListIndices, json_diff};
+pub use ledgers::{
+    CaseLedgers, DifferenceKind, LastChange, LedgerDifference, LedgerReferences, LedgerVerdict, compare_ledgers,
+    has_duplicates,
+};
+pub use reason::ChangeReason;
+pub use record::{LEDGER_KIND, RecordedDiff};
 
 use filter::Filter;
 use rules::{Group, RuleBook};

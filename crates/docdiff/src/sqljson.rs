@@ -177,7 +177,7 @@ fn nullable(column: Option<&str>) -> Value {
     column.map_or(Value::Null, text)
 }
 
-fn date(date: DateTime<Utc>) -> Value {
+pub(crate) fn date(date: DateTime<Utc>) -> Value {
     Value::String(format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
         date.year(),

@@ -3,5 +3,6 @@
 
 mod cases;
 mod forms;
+mod ledgers;
 mod shown;
 mod sql_json;
