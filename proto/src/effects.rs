@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::ids::FormId;
 
 /// Version of the document rules that produced a staged payload. A migration is not committed with a mixture.
-pub const RULES_VERSION: i16 = 1;
+pub const RULES_VERSION: i16 = 2;
 
 /// All that a form does to one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

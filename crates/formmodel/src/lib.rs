@@ -7,19 +7,23 @@
 //! ```text
 //!   Couch document --columns--> FormRow, OperationRow
 //!   form.xml --xform--> form JSON --case_updates--> FormEffects per case   (normal, completely processed forms only)
+//!                  `--> ledger blocks --ledgers------^
 //! ```
 //!
 //! * `columns`: which column comes from which key of the document.
 //! * `dates`: the date-times that Couch documents hold.
+//! * `ledgers`: the ledger instructions join what the case blocks do.
 
 mod columns;
 pub mod dates;
+mod ledgers;
 
 use proto::doctype::DocType;
 use proto::effects::{AttachmentFacts, FormEffects, FormFacts};
 use proto::ids::{CaseId, Domain, FormId};
 use proto::rows::FormBundle;
 use serde_json::{Map, Value};
+use xform::LedgerBlocks;
 
 /// A form, migrated.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ pub struct MigratedForm {
     pub has_noop_block: bool,
     /// It is a normal document that carries a problem, and becomes an error form.
     pub is_problem_form: bool,
-    /// It has ledger blocks.
+    /// It changes ledgers.
     pub has_ledgers: bool,
 }
 
@@ -59,6 +63,9 @@ pub enum FormFailure {
     /// A part of the form is in error, and HQ drops the whole form then.
     #[error("{0}")]
     Form(#[source] xform::FormError),
+    /// A ledger block is in error, and HQ drops the whole form then.
+    #[error("{0}")]
+    Ledger(#[source] xform::LedgerError),
 }
 
 impl FormFailure {
@@ -71,6 +78,7 @@ impl FormFailure {
             Self::NoXml => "C2S-2304",
             Self::Xml(error) => error.code(),
             Self::Form(error) => error.code(),
+            Self::Ledger(error) => error.code(),
         }
     }
 }
@@ -78,6 +86,12 @@ impl FormFailure {
 impl From<xform::FormError> for FormFailure {
     fn from(error: xform::FormError) -> Self {
         Self::Form(error)
+    }
+}
+
+impl From<xform::LedgerError> for FormFailure {
+    fn from(error: xform::LedgerError) -> Self {
+        Self::Ledger(error)
     }
 }
 
@@ -105,10 +119,10 @@ pub fn migrate(
     let bundle = columns::bundle(domain, migrated_as, doc)?;
     let processed = migrated_as == DocType::XFormInstance;
 
-    let body = match xform::form_json(xml) {
-        Ok(body) => body,
+    let (body, blocks) = match xform::read_form(xml) {
+        Ok(form) => (form.body, form.ledgers),
         // HQ reads a form whose XML is broken as an empty one. For a form that was never processed that loses nothing.
-        Err(_) if !processed => Value::Object(Map::new()),
+        Err(_) if !processed => (Value::Object(Map::new()), LedgerBlocks::default()),
         Err(error) => return Err(FormFailure::Xml(error)),
     };
     let mut migrated = MigratedForm {
@@ -120,12 +134,16 @@ pub fn migrate(
         has_ledgers: false,
     };
     if processed && migrated.bundle.form.initial_processing_complete {
-        add_effects(&mut migrated, attachments)?;
+        add_effects(&mut migrated, blocks, attachments)?;
     }
     Ok(migrated)
 }
 
-fn add_effects(migrated: &mut MigratedForm, attachments: Vec<AttachmentFacts>) -> Result<(), FormFailure> {
+fn add_effects(
+    migrated: &mut MigratedForm,
+    blocks: LedgerBlocks,
+    attachments: Vec<AttachmentFacts>,
+) -> Result<(), FormFailure> {
     let row = &migrated.bundle.form;
     let facts = FormFacts {
         form_id: FormId::new(row.form_id.clone()),
@@ -137,7 +155,9 @@ fn add_effects(migrated: &mut MigratedForm, attachments: Vec<AttachmentFacts>) -
     };
     let updates = xform::case_updates(&migrated.body)?;
     migrated.has_noop_block = xform::has_noop_block(&updates);
-    migrated.has_ledgers = xform::has_ledgers(&migrated.body);
+    // HQ comes to the ledgers after the case blocks: where both are in error, the blocks' error is the one to report.
+    let instructions = blocks.instructions(facts.received_on)?;
+    migrated.has_ledgers = !instructions.is_empty();
     migrated.cases = updates
         .into_iter()
         .map(|(case_id, updates)| {
@@ -151,5 +171,9 @@ fn add_effects(migrated: &mut MigratedForm, attachments: Vec<AttachmentFacts>) -
             )
         })
         .collect();
+    ledgers::add(&mut migrated.cases, &facts, instructions);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,16 +238,6 @@ impl FormHandler {
             let Some(stored) = stored.get(&one.candidate.doc_id) else {
                 return Err(BatchFailure::defect("a form was committed and is not there"));
             };
-            if one.form.has_ledgers {
-                let mut doc = failed_candidate(
-                    &one.candidate,
-                    "C2S-2307",
-                    "the form has ledger blocks, which this version does not migrate: its balances would be lost"
-                        .to_owned(),
-                );
-                doc.missing = false;
-                results.failed.push(doc);
-            }
             results.forms.push(staged(one, stored)?);
         }
         Ok(())

@@ -1,0 +1,128 @@
+//! What a form does to cases and their ledgers.
+#![allow(clippy::unwrap_used)]
+
+use proto::effects::LedgerKind;
+use serde_json::json;
+
+use super::*;
+
+const LEDGER: &str = "http://commcarehq.org/ledger/v1";
+const CASE: &str = "http://commcarehq.org/case/transaction/v2";
+
+fn migrated(doc_type: DocType, problem: Option<&str>, blocks: &str) -> Result<MigratedForm, FormFailure> {
+    let mut doc = json!({"_id": "f", "domain": "demo", "doc_type": doc_type.as_str(),
+        "received_on": "2019-03-02T08:15:00.120000Z"});
+    if let Some(problem) = problem {
+        doc["problem"] = json!(problem);
+    }
+    let xml = format!("<data xmlns=\"http://stock\"><meta><userID>u</userID></meta>{blocks}</data>");
+    migrate(&Domain::new("demo"), doc_type, &doc, Some(xml.as_bytes()), Vec::new())
+}
+
+fn balance(case_id: &str, quantity: &str) -> String {
+    format!(
+        "<balance xmlns=\"{LEDGER}\" entity-id=\"{case_id}\" date=\"2019-03-01\" section-id=\"stock\">\
+         <entry id=\"p\" quantity=\"{quantity}\"/></balance>"
+    )
+}
+
+fn transfer(source: &str, destination: &str) -> String {
+    format!(
+        "<transfer xmlns=\"{LEDGER}\" src=\"{source}\" dest=\"{destination}\" section-id=\"stock\">\
+         <entry id=\"p\" quantity=\"2\"/></transfer>"
+    )
+}
+
+fn case_block(case_id: &str) -> String {
+    format!(
+        "<case xmlns=\"{CASE}\" case_id=\"{case_id}\" user_id=\"u\" date_modified=\"2019-03-01T00:00:00Z\"><update><a>1</a></update></case>"
+    )
+}
+
+/// Cases in order, with the number of their blocks and what happens to their ledgers.
+fn shown(form: &MigratedForm) -> Vec<(&str, usize, Vec<(LedgerKind, &str)>)> {
+    form.cases
+        .iter()
+        .map(|(case_id, effects)| {
+            let ledgers = effects.ledgers.iter();
+            (
+                case_id.as_str(),
+                effects.updates.len(),
+                ledgers.map(|update| (update.kind, update.quantity.as_str())).collect(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn ledgers_join_the_blocks_of_their_case_and_stand_alone_otherwise() {
+    use LedgerKind::{Balance, TransferIn, TransferOut};
+    let blocks = [
+        transfer("z", "b"),
+        case_block("b"),
+        balance("a", "5"),
+        balance("b", "7"),
+    ]
+    .concat();
+    let form = migrated(DocType::XFormInstance, None, &blocks).unwrap();
+    assert!(form.has_ledgers);
+    assert_eq!(
+        shown(&form),
+        [
+            ("b", 1, vec![(TransferIn, "2"), (Balance, "7")]),
+            ("z", 0, vec![(TransferOut, "2")]),
+            ("a", 0, vec![(Balance, "5")]),
+        ]
+    );
+    // All of them know the form, and a block without a date is of the time when the form was received.
+    let received = form.bundle.form.received_on;
+    for (_, effects) in &form.cases {
+        assert_eq!(
+            (effects.form.form_id.as_str(), effects.form.received_on),
+            ("f", received)
+        );
+    }
+    assert_eq!(form.cases[1].1.ledgers[0].report_date, received);
+    assert_eq!(
+        form.cases[2].1.ledgers[0].report_date,
+        dates::parse("2019-03-01T00:00:00Z").unwrap()
+    );
+}
+
+#[test]
+fn forms_that_are_not_processed_change_no_ledgers() {
+    let blocks = balance("a", "5");
+    for (doc_type, problem) in [
+        (DocType::XFormArchived, None),
+        (DocType::XFormDeprecated, None),
+        (DocType::XFormDuplicate, None),
+        (DocType::XFormError, None),
+        (DocType::XFormInstanceDeleted, None),
+        (DocType::XFormInstance, Some("broken")),
+    ] {
+        let form = migrated(doc_type, problem, &blocks).unwrap();
+        assert!(!form.has_ledgers && form.cases.is_empty(), "{doc_type}");
+    }
+    let form = migrated(DocType::XFormInstance, None, &case_block("a")).unwrap();
+    assert!(!form.has_ledgers);
+    assert_eq!(shown(&form), [("a", 1, Vec::new())]);
+}
+
+#[test]
+fn a_ledger_block_in_error_drops_the_form() {
+    let bad_date = balance("a", "5").replace("2019-03-01", "yesterday");
+    let failure = migrated(
+        DocType::XFormInstance,
+        None,
+        &[case_block("b"), bad_date.clone()].concat(),
+    )
+    .unwrap_err();
+    assert_eq!(failure.code(), xform::LedgerError::InvalidDate.code());
+    // A form that is not processed is not asked for its ledgers.
+    assert!(migrated(DocType::XFormArchived, None, &bad_date).is_ok());
+    // Where a case block is in error too, that is what is reported.
+    let bad_block = case_block("b").replace(CASE, "http://commcarehq.org/case/transaction/v3");
+    let both = migrated(DocType::XFormInstance, None, &[bad_date, bad_block.clone()].concat()).unwrap_err();
+    let block = migrated(DocType::XFormInstance, None, &bad_block).unwrap_err();
+    assert_eq!(both.code(), block.code());
+}
