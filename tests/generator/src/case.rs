@@ -9,34 +9,67 @@ use crate::block::{Block, Property};
 use crate::form::Form;
 use crate::model::{ExpectedAttachment, ExpectedCase, ExpectedIndex, ExpectedTransaction};
 
-/// A block on its way to its case.
+/// A part of a form on its way to a case.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Touch<'a> {
     pub(crate) form: &'a Form,
-    pub(crate) block: &'a Block,
+    pub(crate) part: Part<'a>,
 }
 
-impl Touch<'_> {
+/// What of a form touches a case.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part<'a> {
+    Block(&'a Block),
+    /// The form's ledger blocks together.
+    Ledgers,
+}
+
+impl<'a> Touch<'a> {
+    pub(crate) fn by_block(form: &'a Form, block: &'a Block) -> Self {
+        Self {
+            form,
+            part: Part::Block(block),
+        }
+    }
+
+    pub(crate) fn block(&self) -> Option<&'a Block> {
+        match self.part {
+            Part::Block(block) => Some(block),
+            Part::Ledgers => None,
+        }
+    }
+
     /// The block's user, else the form's.
     pub(crate) fn user(&self) -> Option<&str> {
-        self.block
-            .user_id
-            .as_deref()
+        self.block()
+            .and_then(|block| block.user_id.as_deref())
             .filter(|user| !user.is_empty())
             .or_else(|| self.form.meta_user())
     }
 }
 
-/// What happened to each case: forms in order of receipt, then of id; blocks of one form by rank.
-pub(crate) fn histories<'a>(forms: impl IntoIterator<Item = &'a Form>) -> BTreeMap<&'a str, Vec<Touch<'a>>> {
+/// Forms in the order in which they are processed: of receipt, then of id.
+pub(crate) fn in_order<'a>(forms: impl IntoIterator<Item = &'a Form>) -> Vec<&'a Form> {
     let mut forms: Vec<&Form> = forms.into_iter().collect();
     forms.sort_by(|a, b| (a.received_on, a.id.as_bytes()).cmp(&(b.received_on, b.id.as_bytes())));
+    forms
+}
+
+/// What happened to each case: blocks of one form by rank, its ledgers last.
+pub(crate) fn histories<'a>(forms: impl IntoIterator<Item = &'a Form>) -> BTreeMap<&'a str, Vec<Touch<'a>>> {
     let mut histories: BTreeMap<&str, Vec<Touch>> = BTreeMap::new();
-    for form in forms {
+    for form in in_order(forms) {
         let mut blocks: Vec<&Block> = form.blocks.iter().collect();
         blocks.sort_by_key(|block| block.rank());
         for block in blocks {
-            histories.entry(&block.case_id).or_default().push(Touch { form, block });
+            histories
+                .entry(&block.case_id)
+                .or_default()
+                .push(Touch::by_block(form, block));
+        }
+        let part = Part::Ledgers;
+        for case_id in form.ledger_cases() {
+            histories.entry(case_id).or_default().push(Touch { form, part });
         }
     }
     histories
@@ -52,8 +85,9 @@ pub(crate) struct Deletion {
 /// The rows of one case after all of its history.
 pub(crate) fn rows(domain: &str, case_id: &str, history: &[Touch<'_>], deletion: Option<&Deletion>) -> ExpectedCase {
     let first_date = history
-        .first()
-        .map_or(DateTime::UNIX_EPOCH, |touch| touch.block.modified.utc);
+        .iter()
+        .find_map(Touch::block)
+        .map_or(DateTime::UNIX_EPOCH, |block| block.modified.utc);
     let mut case = ExpectedCase {
         case_id: case_id.to_owned(),
         domain: domain.to_owned(),
@@ -77,18 +111,23 @@ pub(crate) fn rows(domain: &str, case_id: &str, history: &[Touch<'_>], deletion:
         indices: Vec::new(),
         transactions: Vec::new(),
         attachments: Vec::new(),
+        ledger_values: Vec::new(),
+        ledger_transactions: Vec::new(),
     };
     if deletion.is_some() {
         case.server_modified_on = None;
     }
     for touch in history {
-        apply(&mut case, touch);
+        match touch.part {
+            Part::Block(block) => apply(&mut case, touch, block),
+            Part::Ledgers => record_ledgers(&mut case, touch.form),
+        }
     }
     case
 }
 
-fn apply(case: &mut ExpectedCase, touch: &Touch<'_>) {
-    let (form, block) = (touch.form, touch.block);
+fn apply(case: &mut ExpectedCase, touch: &Touch<'_>, block: &Block) {
+    let form = touch.form;
     let date = block.modified.utc;
     let user = touch.user();
     if let Some(create) = &block.create {
@@ -194,6 +233,29 @@ fn record(case: &mut ExpectedCase, form: &Form, block: &Block) {
         }),
     }
 }
+
+/// The ledger bit joins the blocks' row; a form that has no block of the case makes a row without token and phone time.
+fn record_ledgers(case: &mut ExpectedCase, form: &Form) {
+    match case
+        .transactions
+        .last_mut()
+        .filter(|row| row.form_id.as_deref() == Some(&form.id))
+    {
+        Some(row) => row.kind |= LEDGER,
+        None => case.transactions.push(ExpectedTransaction {
+            form_id: Some(form.id.clone()),
+            sync_log_id: None,
+            server_date: form.received_on,
+            client_date: None,
+            kind: 1 | LEDGER,
+            revoked: false,
+            details: Value::Object(Map::new()),
+        }),
+    }
+}
+
+/// Type bit of a transaction that changed ledgers.
+const LEDGER: i16 = 64;
 
 fn write(column: &mut Option<String>, value: Option<&String>) {
     if let Some(value) = value {

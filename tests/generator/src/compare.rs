@@ -144,6 +144,10 @@ fn case_fields(case: &ExpectedCase) -> Fields {
     case.transactions
         .sort_by(|a, b| (a.server_date, &a.form_id, a.kind).cmp(&(b.server_date, &b.form_id, b.kind)));
     case.attachments.sort_by(|a, b| a.name.cmp(&b.name));
+    case.ledger_values.sort();
+    // Within one ledger the order counts.
+    case.ledger_transactions
+        .sort_by(|a, b| (&a.section_id, &a.entry_id).cmp(&(&b.section_id, &b.entry_id)));
     (
         fields(&case),
         open_ended(case.server_modified_on.is_none(), "server_modified_on"),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::block::Version;
-use crate::case::{Deletion, Touch};
+use crate::block::{Block, Version};
+use crate::case::{Deletion, Part, Touch};
 use crate::model::{ExpectedCase, ExpectedIndex, ExpectedTransaction};
 use crate::moment::couch_time;
 
@@ -70,6 +70,7 @@ impl CouchCase {
         deletion: Option<Deletion>,
     ) -> Option<Self> {
         let last = history.last()?;
+        let last_block = history.iter().rev().find_map(Touch::block)?;
         let mut case = Self {
             id: case_id.to_owned(),
             domain: domain.to_owned(),
@@ -80,12 +81,12 @@ impl CouchCase {
             external_id: String::new(),
             opened_on: None,
             opened_by: String::new(),
-            modified_on: last.block.modified.utc,
+            modified_on: last_block.modified.utc,
             server_modified_on: last.form.server_modified_on,
             closed: false,
             closed_on: None,
             closed_by: String::new(),
-            version: last.block.version,
+            version: last_block.version,
             properties: BTreeMap::new(),
             indices: Vec::new(),
             attachments: Map::new(),
@@ -94,7 +95,10 @@ impl CouchCase {
             deletion,
         };
         for touch in history {
-            case.apply(touch);
+            match touch.part {
+                Part::Block(block) => case.apply(touch, block),
+                Part::Ledgers => case.note_stock(touch),
+            }
         }
         if case.actions.is_empty() {
             return None;
@@ -115,8 +119,7 @@ impl CouchCase {
         Some(case)
     }
 
-    fn apply(&mut self, touch: &Touch<'_>) {
-        let block = touch.block;
+    fn apply(&mut self, touch: &Touch<'_>, block: &Block) {
         let date = block.modified.utc;
         let user = touch.user().unwrap_or_default().to_owned();
         if !block.is_noop() && !user.is_empty() {
@@ -199,11 +202,19 @@ impl CouchCase {
             }
             self.push("index", touch).indices = entries;
         }
-        self.attach(touch);
+        self.attach(touch, block);
     }
 
-    fn attach(&mut self, touch: &Touch<'_>) {
-        let Some(photo) = &touch.block.photo else { return };
+    /// A form that changed ledgers leaves a mark without content.
+    fn note_stock(&mut self, touch: &Touch<'_>) {
+        let action = self.push("commtrack", touch);
+        if let Some(form) = &mut action.form {
+            form.sync_token = Some(String::new());
+        }
+    }
+
+    fn attach(&mut self, touch: &Touch<'_>, block: &Block) {
+        let Some(photo) = &block.photo else { return };
         let Some(image) = touch.form.images.iter().find(|image| image.name == photo.src) else {
             return;
         };
@@ -235,7 +246,7 @@ impl CouchCase {
                 user: touch.user().map(str::to_owned),
                 sync_token: form.sync_token.clone(),
             }),
-            date: touch.block.modified.utc,
+            date: touch.block().map_or(form.received_on, |block| block.modified.utc),
             server_date: form.received_on,
             known: Map::new(),
             unknown: Map::new(),
@@ -349,6 +360,8 @@ impl CouchCase {
             indices: self.indices.clone(),
             transactions: self.copied_transactions(),
             attachments: Vec::new(),
+            ledger_values: Vec::new(),
+            ledger_transactions: Vec::new(),
         }
     }
 

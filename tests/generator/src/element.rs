@@ -1,10 +1,11 @@
 //! The tree of a form as it was meant: written as XML for the blob and as JSON for the Couch document.
 
+use chrono::{DateTime, Utc};
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
 
-use crate::moment::Moment;
+use crate::moment::{Moment, couch_time};
 
 /// Text of an element or an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +13,8 @@ pub(crate) enum Text {
     Plain(String),
     /// Written with the phone's time zone, read as UTC.
     Moment(Moment),
+    /// Written without a zone and with a blank, read as UTC.
+    Blank(DateTime<Utc>),
 }
 
 impl Text {
@@ -19,6 +22,7 @@ impl Text {
         match self {
             Self::Plain(text) => text.clone(),
             Self::Moment(moment) => moment.phone(),
+            Self::Blank(time) => time.format("%Y-%m-%d %H:%M:%S").to_string(),
         }
     }
 
@@ -26,6 +30,7 @@ impl Text {
         match self {
             Self::Plain(text) => text.clone(),
             Self::Moment(moment) => moment.couch(),
+            Self::Blank(time) => couch_time(*time),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One form as it was meant, and everything written from it: the Couch document, its blobs, its rows.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Duration, Utc};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -7,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::block::Block;
 use crate::element::{Element, Style};
+use crate::ledger::{Ledger, Step};
 use crate::model::{ExpectedBlobMeta, ExpectedForm, ExpectedOperation};
 use crate::moment::{Moment, couch_time, short_couch_time};
 use crate::options::Options;
@@ -140,6 +143,7 @@ pub(crate) struct Form {
     pub(crate) ended: Moment,
     pub(crate) questions: Vec<Element>,
     pub(crate) blocks: Vec<Block>,
+    pub(crate) ledgers: Vec<Ledger>,
     pub(crate) layout: Layout,
     pub(crate) images: Vec<Image>,
     /// Bytes of `form.xml` instead of the form's own XML.
@@ -158,6 +162,9 @@ pub(crate) struct Form {
     pub(crate) edited_on: Option<DateTime<Utc>>,
 }
 
+/// Root namespace of the logs of devices, whose cases and ledgers count for nothing.
+pub(crate) const DEVICE_REPORT_XMLNS: &str = "http://code.javarosa.org/devicereport";
+
 /// The XML attachment's name.
 const FORM_XML: &str = "form.xml";
 
@@ -169,6 +176,19 @@ impl Form {
         } else {
             self.user.as_ref().map(|user| user.id.as_str())
         }
+    }
+
+    /// What its ledger blocks do, in the order in which HQ does it.
+    pub(crate) fn ledger_steps(&self) -> impl Iterator<Item = (&Ledger, Vec<Step<'_>>)> {
+        let counts = self.xmlns.as_deref() != Some(DEVICE_REPORT_XMLNS);
+        let ledgers = if counts { self.ledgers.as_slice() } else { &[] };
+        ledgers.iter().map(|ledger| (ledger, ledger.steps()))
+    }
+
+    /// The cases whose ledgers it changes.
+    pub(crate) fn ledger_cases(&self) -> BTreeSet<&str> {
+        let steps = self.ledger_steps().flat_map(|(_, steps)| steps);
+        steps.map(|step| step.case_id).collect()
     }
 
     /// Adds the form's documents, blobs and rows to a piece.
@@ -421,6 +441,13 @@ impl Form {
                             .child(block)
                     })),
             ),
+        };
+        let ledgers = self.ledgers.iter().map(Ledger::element);
+        root = match self.layout {
+            Layout::Groups if !self.ledgers.is_empty() => {
+                root.child(Element::new("stock").child(Element::new("report").children(ledgers)))
+            }
+            _ => root.children(ledgers),
         };
         root.children(self.meta_element())
     }

@@ -8,15 +8,23 @@
 //!
 //! A household is a self-contained cluster of cases and forms, so a domain of any size is a [`stream`] of small
 //! [`Piece`]s; [`generate`] collects them. The same [`Options`] give the same bytes.
+//!
+//! Besides domains of households there are those of a [`supply`] chain, where locations count and move stock. They come
+//! with the rows of HQ's [`stock`] tables as the Couch era left them, and say where those differ from the ledgers in SQL.
 
 mod block;
 mod case;
 pub mod compare;
 mod couch_case;
+mod couch_stock;
 pub mod damage;
 mod element;
 mod form;
 mod household;
+mod ledger;
+pub mod ledger_damage;
+mod ledger_diffs;
+mod ledger_rows;
 pub mod malformed;
 mod model;
 mod moment;
@@ -25,14 +33,17 @@ mod options;
 mod questions;
 #[cfg(feature = "postgres")]
 pub mod sql;
+pub mod stock;
 mod story;
 mod stream;
+pub mod supply;
 mod view;
 mod words;
 
+pub use ledger_diffs::LedgerDiff;
 pub use model::{
-    ExpectedAttachment, ExpectedBlobMeta, ExpectedCase, ExpectedForm, ExpectedIndex, ExpectedOperation,
-    ExpectedTransaction, Model,
+    ExpectedAttachment, ExpectedBlobMeta, ExpectedCase, ExpectedForm, ExpectedIndex, ExpectedLedgerTransaction,
+    ExpectedLedgerValue, ExpectedOperation, ExpectedTransaction, Model,
 };
 pub use options::{Options, Weights};
 pub use stream::{GeneratedDomain, Piece, domain_doc, generate, stream};

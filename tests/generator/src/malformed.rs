@@ -161,7 +161,7 @@ pub fn case_of_other_domain(options: &Options) -> (Malformed, Vec<ExpectedCase>)
     let mut foreign = Vec::new();
     let malformed = malformed(options, "case of another domain", 12, Outcome::Refused, |form| {
         for block in &form.blocks {
-            let history = [Touch { form, block }];
+            let history = [Touch::by_block(form, block)];
             foreign.push(rows(
                 &format!("{}-neighbour", options.domain),
                 &block.case_id,

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::ledger_diffs::LedgerDiff;
+
 /// A row of the form table with its operations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the columns of HQ's table, by their names")]
@@ -78,6 +80,10 @@ pub struct ExpectedCase {
     pub transactions: Vec<ExpectedTransaction>,
     /// In any order.
     pub attachments: Vec<ExpectedAttachment>,
+    /// In any order.
+    pub ledger_values: Vec<ExpectedLedgerValue>,
+    /// Those of one ledger in the order in which they happened.
+    pub ledger_transactions: Vec<ExpectedLedgerTransaction>,
 }
 
 /// A row of the case index table.
@@ -99,7 +105,7 @@ pub struct ExpectedTransaction {
     pub sync_log_id: Option<String>,
     pub server_date: DateTime<Utc>,
     pub client_date: Option<DateTime<Utc>>,
-    /// Bit flags: 1 form, 2 rebuild with reason, 128 create, 256 close, 512 index, 1024 attachment.
+    /// Bit flags: 1 form, 2 rebuild with reason, 64 ledger, 128 create, 256 close, 512 index, 1024 attachment.
     pub kind: i16,
     pub revoked: bool,
     pub details: Value,
@@ -116,6 +122,36 @@ pub struct ExpectedAttachment {
     pub blob_id: String,
     pub blob_bucket: Option<String>,
     pub md5: String,
+}
+
+/// A row of the ledger value table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[allow(missing_docs, reason = "the columns of HQ's table, by their names")]
+pub struct ExpectedLedgerValue {
+    pub section_id: String,
+    pub entry_id: String,
+    pub domain: String,
+    pub balance: i32,
+    pub last_modified: DateTime<Utc>,
+    pub last_modified_form_id: Option<String>,
+    /// As text with five places.
+    pub daily_consumption: Option<String>,
+}
+
+/// A row of the ledger transaction table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the columns of HQ's table, by their names")]
+pub struct ExpectedLedgerTransaction {
+    pub section_id: String,
+    pub entry_id: String,
+    pub form_id: String,
+    pub server_date: DateTime<Utc>,
+    pub report_date: DateTime<Utc>,
+    /// 1 balance, 2 transfer.
+    pub kind: i16,
+    pub user_defined_type: Option<String>,
+    pub delta: i64,
+    pub updated_balance: i64,
 }
 
 /// A row of the blob metadata table.
@@ -145,6 +181,8 @@ pub struct Model {
     pub blobmeta_after: Vec<ExpectedBlobMeta>,
     /// Couch documents by `doc_type`.
     pub doc_counts: BTreeMap<String, usize>,
+    /// What Couch's stock must be reported to differ in from the ledgers, in order of case and ledger.
+    pub ledger_diffs: Vec<LedgerDiff>,
 }
 
 impl Model {
@@ -153,6 +191,7 @@ impl Model {
         self.forms.extend(other.forms);
         self.cases.extend(other.cases);
         self.blobmeta_after.extend(other.blobmeta_after);
+        self.ledger_diffs.extend(other.ledger_diffs);
         for (doc_type, count) in other.doc_counts {
             *self.doc_counts.entry(doc_type).or_default() += count;
         }

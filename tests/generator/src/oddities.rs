@@ -6,7 +6,7 @@ use rand::Rng;
 use crate::block::{Block, Create, Property};
 use crate::case::Deletion;
 use crate::element::Element;
-use crate::form::{Fate, Form, Layout, Meta, User, random_hex, random_uuid};
+use crate::form::{DEVICE_REPORT_XMLNS, Fate, Form, Layout, Meta, User, random_hex, random_uuid};
 use crate::household;
 use crate::model::ExpectedOperation;
 use crate::questions::REMARKS_QUESTION;
@@ -243,7 +243,7 @@ fn device_report(story: &mut Story<'_>) {
     let quoted = form.blocks.drain(..).map(|block| block.element()).collect::<Vec<_>>();
     form.root = "device_report";
     form.title = "Device report";
-    form.xmlns = Some("http://code.javarosa.org/devicereport".to_owned());
+    form.xmlns = Some(DEVICE_REPORT_XMLNS.to_owned());
     form.layout = Layout::Root;
     form.questions.push(Element::new("log_subreport").children(quoted));
     story.push(form);
@@ -352,7 +352,7 @@ pub(crate) fn note_rebuild(story: &mut Story<'_>, case_id: &str, on: chrono::Dat
     }
 }
 
-fn operation(name: &str, user: Option<&User>, date: chrono::DateTime<chrono::Utc>) -> ExpectedOperation {
+pub(crate) fn operation(name: &str, user: Option<&User>, date: chrono::DateTime<chrono::Utc>) -> ExpectedOperation {
     ExpectedOperation {
         date,
         operation: name.to_owned(),

@@ -10,9 +10,11 @@ use tokio_postgres::{Client, Error, Row};
 
 use crate::compare::Actual;
 use crate::model::{
-    ExpectedAttachment, ExpectedBlobMeta, ExpectedCase, ExpectedForm, ExpectedIndex, ExpectedOperation,
-    ExpectedTransaction,
+    ExpectedAttachment, ExpectedBlobMeta, ExpectedCase, ExpectedForm, ExpectedIndex, ExpectedLedgerTransaction,
+    ExpectedLedgerValue, ExpectedOperation, ExpectedTransaction,
 };
+
+pub mod stock;
 
 /// Reads all rows of a domain from one database. Rows of several shards are joined with [`Actual::merge`].
 ///
@@ -40,6 +42,7 @@ pub async fn read_actual(client: &Client, domain: &str) -> Result<Actual, Error>
         actual.cases.insert(case.case_id.clone(), case);
     }
     read_children(client, domain, &mut actual).await?;
+    read_ledgers(client, domain, &mut actual).await?;
     for row in client.query(BLOBMETA, &[&domain]).await? {
         actual.blobmeta.push(ExpectedBlobMeta {
             domain: row.try_get("domain")?,
@@ -99,6 +102,44 @@ async fn read_children(client: &Client, domain: &str, actual: &mut Actual) -> Re
                 blob_id: row.try_get("blob_id")?,
                 blob_bucket: row.try_get("blob_bucket")?,
                 md5: row.try_get("md5")?,
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn read_ledgers(client: &Client, domain: &str, actual: &mut Actual) -> Result<(), Error> {
+    for row in client.query(LEDGER_VALUES, &[&domain]).await? {
+        let case_id: String = row.try_get("case_id")?;
+        let value = ExpectedLedgerValue {
+            section_id: row.try_get("section_id")?,
+            entry_id: row.try_get("entry_id")?,
+            domain: row.try_get("domain")?,
+            balance: row.try_get("balance")?,
+            last_modified: row.try_get("last_modified")?,
+            last_modified_form_id: row.try_get("last_modified_form_id")?,
+            daily_consumption: row.try_get("daily_consumption")?,
+        };
+        match actual.cases.get_mut(&case_id) {
+            Some(case) => case.ledger_values.push(value),
+            None => actual
+                .faults
+                .push(format!("case {case_id}: a ledger without a case of the domain")),
+        }
+    }
+    for row in client.query(LEDGER_TRANSACTIONS, &[&domain]).await? {
+        let case_id: String = row.try_get("case_id")?;
+        if let Some(case) = actual.cases.get_mut(&case_id) {
+            case.ledger_transactions.push(ExpectedLedgerTransaction {
+                section_id: row.try_get("section_id")?,
+                entry_id: row.try_get("entry_id")?,
+                form_id: row.try_get("form_id")?,
+                server_date: row.try_get("server_date")?,
+                report_date: row.try_get("report_date")?,
+                kind: row.try_get("type")?,
+                user_defined_type: row.try_get("user_defined_type")?,
+                delta: row.try_get("delta")?,
+                updated_balance: row.try_get("updated_balance")?,
             });
         }
     }
@@ -199,6 +240,8 @@ fn case(row: &Row) -> Result<ExpectedCase, Error> {
         indices: Vec::new(),
         transactions: Vec::new(),
         attachments: Vec::new(),
+        ledger_values: Vec::new(),
+        ledger_transactions: Vec::new(),
     })
 }
 
@@ -238,6 +281,17 @@ const ATTACHMENTS: &str = "
     select a.case_id, a.name, a.content_type, a.content_length, a.properties, a.blob_id, a.blob_bucket, a.md5
     from form_processor_caseattachmentsql a join form_processor_commcarecasesql c on c.case_id = a.case_id
     where c.domain = $1 order by a.id";
+
+const LEDGER_VALUES: &str = "
+    select case_id, domain, section_id, entry_id, balance, last_modified, last_modified_form_id,
+        daily_consumption::text as daily_consumption
+    from form_processor_ledgervalue where domain = $1 order by id";
+
+const LEDGER_TRANSACTIONS: &str = "
+    select l.case_id, l.section_id, l.entry_id, l.form_id, l.server_date, l.report_date, l.type, l.user_defined_type,
+        l.delta, l.updated_balance
+    from form_processor_ledgertransaction l join form_processor_commcarecasesql c on c.case_id = l.case_id
+    where c.domain = $1 order by l.id";
 
 const BLOBMETA: &str = "
     select domain, parent_id, name, key, type_code, content_length, content_type, created_on

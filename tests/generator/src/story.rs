@@ -12,6 +12,7 @@ use crate::block::{Block, Version};
 use crate::case::{Deletion, histories, rows};
 use crate::couch_case::CouchCase;
 use crate::form::{Fate, Form, Image, Layout, Meta, User, random_hex, random_uuid};
+use crate::ledger_rows::ledger_rows;
 use crate::options::{Options, Weights};
 use crate::questions::questions;
 use crate::stream::Piece;
@@ -154,13 +155,26 @@ impl<'a> Story<'a> {
                 (id, received_on, received_on - late)
             }
         };
+        let count = self.rng.random_range(14..24_usize);
+        self.form_received(title, user, id, (received_on, ended), count)
+    }
+
+    /// A normal form by a user, with so many questions, received and ended at these times.
+    pub(crate) fn form_received(
+        &mut self,
+        title: &'static str,
+        user: User,
+        id: String,
+        (received_on, ended): (DateTime<Utc>, DateTime<Utc>),
+        count: usize,
+    ) -> Form {
+        let legacy = self.version == Version::V1;
         // Phones note milliseconds.
         let ended = ended.trunc_subsecs(3);
         let moment = crate::moment::Moment {
             utc: ended,
             zone: self.zone,
         };
-        let count = self.rng.random_range(14..24_usize);
         let form = Form {
             instance_id: id.clone(),
             id,
@@ -176,6 +190,7 @@ impl<'a> Story<'a> {
             ended: moment,
             questions: questions(&mut self.rng, count, ended, self.zone),
             blocks: Vec::new(),
+            ledgers: Vec::new(),
             layout: [Layout::Root, Layout::Groups, Layout::Repeat]
                 .choose(&mut self.rng)
                 .copied()
@@ -270,6 +285,7 @@ impl<'a> Story<'a> {
     pub(crate) fn finish(mut self) -> Piece {
         let mut piece = Piece::default();
         let domain = &self.options.domain;
+        let mut ledgers = ledger_rows(domain, self.forms.iter().filter(|form| form.fate == Fate::Normal));
         for (case_id, history) in histories(self.forms.iter().filter(|form| form.fate == Fate::Normal)) {
             let note = self.cases.get(case_id);
             let rebuilt = note.and_then(|note| note.rebuilt);
@@ -280,10 +296,14 @@ impl<'a> Story<'a> {
             let Some(couch) = CouchCase::replay(domain, case_id, &history, rebuilt, deletion.clone()) else {
                 continue;
             };
-            let expected = match self.doomed {
+            let mut expected = match self.doomed {
                 Some(_) => couch.copied_rows(),
                 None => rows(domain, case_id, &history, deletion.as_ref()),
             };
+            if let Some(rows) = ledgers.remove(case_id) {
+                expected.ledger_values = rows.values;
+                expected.ledger_transactions = rows.transactions;
+            }
             piece.docs.push(couch.document());
             *piece.model.doc_counts.entry(couch.doc_type().to_owned()).or_default() += 1;
             piece.model.cases.insert(case_id.to_owned(), expected);
@@ -300,6 +320,11 @@ impl<'a> Story<'a> {
             form.emit(self.options, &mut self.rng, &mut piece);
         }
         piece
+    }
+
+    /// The forms added so far.
+    pub(crate) fn forms(&self) -> &[Form] {
+        &self.forms
     }
 
     /// How many forms were added.

@@ -7,6 +7,7 @@ use crate::household;
 use crate::model::{ExpectedBlobMeta, Model};
 use crate::oddities;
 use crate::options::Options;
+use crate::stock::StockRows;
 use crate::story::{Story, users};
 
 /// A self-contained part of a domain: forms, all cases they touch, and what is expected of them.
@@ -18,6 +19,8 @@ pub struct Piece {
     pub blobs: Vec<(String, Vec<u8>)>,
     /// Blob metadata rows that exist before the migration.
     pub blobmeta: Vec<ExpectedBlobMeta>,
+    /// Rows of HQ's stock tables.
+    pub stock: StockRows,
     /// The rows expected of this piece.
     pub model: Model,
 }
@@ -31,6 +34,8 @@ pub struct GeneratedDomain {
     pub blobs: Vec<(String, Vec<u8>)>,
     /// Blob metadata rows that exist before the migration.
     pub blobmeta: Vec<ExpectedBlobMeta>,
+    /// Rows of HQ's stock tables.
+    pub stock: StockRows,
     /// The Couch `Domain` document, for the database of domains.
     pub domain_doc: Value,
     /// The expected rows.
@@ -51,17 +56,24 @@ pub fn stream(options: &Options) -> impl Iterator<Item = Piece> + use<> {
 
 /// Generates a whole domain.
 pub fn generate(options: &Options) -> GeneratedDomain {
+    collect(domain_doc(options), stream(options))
+}
+
+/// A domain in one piece.
+pub(crate) fn collect(domain_doc: Value, pieces: impl Iterator<Item = Piece>) -> GeneratedDomain {
     let mut domain = GeneratedDomain {
         docs: Vec::new(),
         blobs: Vec::new(),
         blobmeta: Vec::new(),
-        domain_doc: domain_doc(options),
+        stock: StockRows::default(),
+        domain_doc,
         model: Model::default(),
     };
-    for piece in stream(options) {
+    for piece in pieces {
         domain.docs.extend(piece.docs);
         domain.blobs.extend(piece.blobs);
         domain.blobmeta.extend(piece.blobmeta);
+        domain.stock.absorb(piece.stock);
         domain.model.absorb(piece.model);
     }
     domain
