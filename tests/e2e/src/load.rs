@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use couch::{Database, Outcome, ViewPage, WriteOutcome};
+use generator::sql::stock::{self, Offsets};
+use generator::stock::StockRows;
 use generator::{ExpectedBlobMeta, Piece};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -185,6 +187,60 @@ impl Shards {
     }
 }
 
+/// HQ's stock tables, as they are filled with the rows of one domain.
+pub struct StockTables<'a> {
+    client: &'a Client,
+    offsets: Offsets,
+}
+
+impl<'a> StockTables<'a> {
+    /// The tables of HQ's default database, whose other rows stay as they are.
+    ///
+    /// # Errors
+    /// Whatever the database refuses.
+    pub async fn open(client: &'a Client) -> Result<Self> {
+        let offsets = Offsets::behind_all(client).await.context("read the stock tables")?;
+        Ok(Self { client, offsets })
+    }
+
+    /// Stores rows of the domain.
+    ///
+    /// # Errors
+    /// Whatever the database refuses.
+    pub async fn load(&self, rows: &StockRows) -> Result<()> {
+        let stored = stock::load(self.client, rows, self.offsets)
+            .await
+            .context("store stock")?;
+        ensure!(
+            stored == rows.len() as u64,
+            "{stored} of {} rows of stock were stored",
+            rows.len()
+        );
+        Ok(())
+    }
+
+    /// Deletes the rows of a domain.
+    ///
+    /// # Errors
+    /// Whatever the database refuses.
+    pub async fn delete(client: &Client, domain: &str) -> Result<()> {
+        for statement in DELETE_STOCK {
+            client.execute(statement, &[&domain]).await.context("delete stock")?;
+        }
+        Ok(())
+    }
+}
+
+/// Children before parents.
+const DELETE_STOCK: [&str; 6] = [
+    "delete from commtrack_stockstate s using products_sqlproduct p where p.id = s.sql_product_id and p.domain = $1",
+    "delete from stock_stocktransaction t using products_sqlproduct p where p.id = t.sql_product_id and p.domain = $1",
+    "delete from stock_stockreport where domain = $1",
+    "delete from stock_docdomainmapping where domain_name = $1",
+    "delete from locations_sqllocation where domain = $1",
+    "delete from products_sqlproduct where domain = $1",
+];
+
 /// What was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -196,6 +252,8 @@ pub struct Loaded {
     pub blobs: usize,
     /// Rows of blob metadata.
     pub blobmeta: usize,
+    /// Rows of the stock tables.
+    pub stock: usize,
 }
 
 impl Loaded {
@@ -206,6 +264,7 @@ impl Loaded {
         self.forms += piece.docs.len() - cases;
         self.blobs += piece.blobs.len();
         self.blobmeta += piece.blobmeta.len();
+        self.stock += piece.stock.len();
     }
 
     /// Forms and cases.
@@ -228,6 +287,7 @@ pub fn gather(pieces: &mut impl Iterator<Item = Piece>, documents: usize) -> Opt
         gathered.docs.extend(piece.docs);
         gathered.blobs.extend(piece.blobs);
         gathered.blobmeta.extend(piece.blobmeta);
+        gathered.stock.absorb(piece.stock);
     }
     (!gathered.docs.is_empty()).then_some(gathered)
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::database::{self, Databases};
 use crate::environment;
-use crate::load::{self, Shards};
+use crate::load::{self, Shards, StockTables};
 use crate::program::{Launch, Output, Program, RunningCommand, Watchdog};
 use crate::queues::Queues;
 use crate::settings::{Settings, quoted};
@@ -275,6 +275,9 @@ impl World {
         self.load_documents(domain.docs.clone()).await?;
         load::write_blobs(&self.folder().join("blobs"), domain.blobs.clone()).await?;
         self.shards.load_blobmeta(&domain.blobmeta).await?;
+        if !domain.stock.is_empty() {
+            StockTables::open(&self.target).await?.load(&domain.stock).await?;
+        }
         load::write_documents(self.source.domains(), std::slice::from_ref(&domain.domain_doc)).await
     }
 

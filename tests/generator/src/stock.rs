@@ -29,7 +29,6 @@ pub struct Location {
     pub name: String,
     pub site_code: String,
     pub is_archived: bool,
-    pub archived_on: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub parent_id: Option<i32>,
     /// The case of the location.

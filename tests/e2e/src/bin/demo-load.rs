@@ -1,5 +1,5 @@
 //! Puts a generated domain where a configuration says that the migration finds it, so that it can be migrated as a real
-//! one: documents into CouchDB, blobs into the blob store's directory, blob metadata into the target.
+//! one: documents into CouchDB, blobs into the blob store's directory, blob metadata and stock into the target.
 //!
 //! Running it again replaces the domain's documents.
 
@@ -11,19 +11,22 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use couch::{Couch, Database};
 use e2e::database;
-use e2e::load::{self, Loaded, Shards};
+use e2e::load::{self, Loaded, Shards, StockTables};
 use e2e::source::delete_database;
+use generator::Piece;
+use generator::supply::{self, SupplyOptions};
 use hqsql::Target;
 use secrecy::ExposeSecret;
-use serde_json::json;
+use serde_json::{Value, json};
 use service::config::{BlobsKind, Config};
 use service::connect;
+use tokio_postgres::Client;
 use url::Url;
 
 /// Documents gathered before they are written: some megabytes.
 const DOCS_AT_ONCE: usize = 1000;
 
-/// Generates a sample domain and puts it into CouchDB, the blob store and HQ's blob metadata.
+/// Generates a sample domain and puts it into CouchDB, the blob store, HQ's blob metadata and HQ's stock tables.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -36,6 +39,15 @@ struct Arguments {
     /// How many forms, of all types together
     #[arg(long, default_value_t = 5000)]
     forms: usize,
+    /// A supply chain of so many locations, instead of households
+    #[arg(long, value_name = "LOCATIONS", conflicts_with = "forms")]
+    supply_chain: Option<usize>,
+    /// Products of the supply chain
+    #[arg(long, default_value_t = 10, requires = "supply_chain")]
+    products: usize,
+    /// Weeks of reports of the supply chain
+    #[arg(long, default_value_t = 12, requires = "supply_chain")]
+    weeks: usize,
     /// The same seed gives the same documents
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -78,33 +90,62 @@ async fn run(arguments: &Arguments) -> Result<()> {
     load::ensure_database(&forms_db, &forms_design).await?;
     load::ensure_database(&domains_db, &domains_design).await?;
     let shards = target(&config, &arguments.domain).await?;
+    let default = default_database(&config).await?;
+    StockTables::delete(&default, &arguments.domain).await?;
     let replaced = delete_domain(&forms_db, &domains_db, &arguments.domain).await?;
     if replaced > 0 {
         println!("{replaced} documents of an earlier {} were deleted", arguments.domain);
     }
 
-    let options = generator::Options::new(arguments.domain.clone(), arguments.forms, arguments.seed);
+    let (domain_doc, mut pieces) = generated(arguments);
+    let stock = StockTables::open(&default).await?;
     let mut loaded = Loaded::default();
-    let mut pieces = generator::stream(&options);
     while let Some(gathered) = load::gather(&mut pieces, DOCS_AT_ONCE) {
         loaded.add(&gathered);
         tokio::try_join!(
             load::write_documents(&forms_db, &gathered.docs),
             load::write_blobs(&blobs, gathered.blobs),
             shards.load_blobmeta(&gathered.blobmeta),
+            stock.load(&gathered.stock),
         )?;
     }
-    load::write_documents(&domains_db, &[generator::domain_doc(&options)]).await?;
+    load::write_documents(&domains_db, &[domain_doc]).await?;
     println!(
-        "{}: {} forms, {} cases, {} blobs, {} rows of blob metadata in {:.1} s",
+        "{}: {} forms, {} cases, {} blobs, {} rows of blob metadata, {} rows of stock in {:.1} s",
         arguments.domain,
         loaded.forms,
         loaded.cases,
         loaded.blobs,
         loaded.blobmeta,
+        loaded.stock,
         started.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// The Domain document and the pieces of the domain.
+fn generated(arguments: &Arguments) -> (Value, Box<dyn Iterator<Item = Piece>>) {
+    match arguments.supply_chain {
+        None => {
+            let options = generator::Options::new(arguments.domain.clone(), arguments.forms, arguments.seed);
+            (generator::domain_doc(&options), Box::new(generator::stream(&options)))
+        }
+        Some(locations) => {
+            let options = SupplyOptions {
+                locations,
+                products: arguments.products,
+                weeks: arguments.weeks,
+                ..SupplyOptions::new(arguments.domain.clone(), arguments.seed)
+            };
+            (supply::domain_document(&options), Box::new(supply::stream(&options)))
+        }
+    }
+}
+
+/// HQ's default database.
+async fn default_database(config: &Config) -> Result<Client> {
+    let target = &config.target;
+    database::connect(&with_password(&target.default, target.password.as_ref())?).await
 }
 
 /// Deletes what Couch has of the domain.
@@ -123,9 +164,8 @@ async fn target(config: &Config, domain: &str) -> Result<Shards> {
         .await?;
     let target = &config.target;
     let password = target.password.as_ref();
-    let default = database::connect(&with_password(&target.default, password)?).await?;
     let shards = match target.shard_count {
-        None => Shards::single(default),
+        None => Shards::single(default_database(config).await?),
         Some(count) => {
             let mut databases = Vec::new();
             for shard in &target.shards {

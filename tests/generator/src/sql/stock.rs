@@ -71,7 +71,6 @@ pub async fn load(client: &Client, rows: &StockRows, offsets: Offsets) -> Result
             time(row.created_at),
             time(row.created_at),
             flag(row.is_archived),
-            row.archived_on.map_or_else(null, time),
             row.parent_id.map_or_else(null, |id| moved(id, offsets.locations)),
             flag(true),
             text(row.supply_point_id.as_deref()),
@@ -191,7 +190,7 @@ const COPY_PRODUCTS: &str = "
 
 const COPY_LOCATIONS: &str = "
     copy locations_sqllocation (id, domain, name, location_id, location_type_id, site_code, metadata, created_at,
-        last_modified, is_archived, archived_on, parent_id, stocks_all_products, supply_point_id, user_id)
+        last_modified, is_archived, parent_id, stocks_all_products, supply_point_id, user_id)
     from stdin";
 
 const COPY_REPORTS: &str = "

@@ -453,7 +453,6 @@ impl<'a> District<'a> {
             },
             site_code: format!("l{}", ids.location),
             is_archived,
-            archived_on: is_archived.then_some(self.options.start + Duration::days(1000)),
             created_at: self.options.start,
             parent_id,
             supply_point_id: outlet.map(|outlet| outlet.case_id.clone()),
