@@ -69,6 +69,16 @@ pub(crate) struct Amount {
     pub(crate) value: Option<Quantity>,
 }
 
+impl Amount {
+    /// Adds three quarters, if it is a number.
+    pub(crate) fn add_fraction(&mut self) {
+        if let Some(value) = &mut self.value {
+            self.text = format!("{}.75", value.trunc());
+            *value = *value + Quantity::of_parts(75_000);
+        }
+    }
+}
+
 /// A number with five decimal places, as the Couch-era tables hold it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(i64);

@@ -91,6 +91,8 @@ pub struct SupplyWeights {
     pub prefixed: f64,
     /// Parts stand in and around the ledger blocks that look alike and mean nothing.
     pub decoys: f64,
+    /// A form gives its quantities with fractions.
+    pub fractions: f64,
     /// Two forms are received at one moment.
     pub ties: f64,
     /// The daily consumption of a ledger was worked out.
@@ -110,6 +112,7 @@ impl Default for SupplyWeights {
             case_blocks: 0.3,
             prefixed: 0.15,
             decoys: 0.15,
+            fractions: 0.03,
             ties: 0.05,
             daily_consumption: 0.05,
         }
@@ -122,6 +125,7 @@ impl SupplyWeights {
         Self {
             late: 0.0,
             late_edits: 0.0,
+            fractions: 0.0,
             daily_consumption: 0.0,
             ..Self::default()
         }

@@ -180,16 +180,26 @@ fn counting(domain: &GeneratedDomain) -> Vec<&serde_json::Value> {
 #[test]
 fn ledgers_are_what_the_xml_of_the_forms_adds_up_to() {
     let domain = supply::generate(&options());
+    let mut fractions = 0;
     let mut balances: BTreeMap<(String, String, String), (i64, String)> = BTreeMap::new();
     let mut transactions: BTreeMap<(String, String, String), Vec<serde_json::Value>> = BTreeMap::new();
     let mut touched: BTreeMap<(String, String), bool> = BTreeMap::new();
     for doc in counting(&domain) {
         let (id, received_on) = (doc["_id"].as_str().unwrap(), doc["received_on"].as_str().unwrap());
+        // Within a form fractions count, afterwards they are gone.
+        let mut running: BTreeMap<(String, String, String), f64> = BTreeMap::new();
         for change in changes(xml_of(&domain, doc)) {
             let (balance, last) = balances.entry(change.key.clone()).or_default();
-            let before = *balance;
-            let quantity = change.quantity as i64;
-            *balance = if change.is_balance { quantity } else { before + quantity };
+            let exact = running.entry(change.key.clone()).or_insert(*balance as f64);
+            let before = *exact;
+            *exact = if change.is_balance {
+                change.quantity
+            } else {
+                before + change.quantity
+            };
+            fractions += usize::from(exact.fract() != 0.0);
+            *balance = exact.trunc() as i64;
+            let delta = (*exact - before).trunc() as i64;
             id.clone_into(last);
             let date = change
                 .date
@@ -201,11 +211,12 @@ fn ledgers_are_what_the_xml_of_the_forms_adds_up_to() {
                 if change.is_balance { 1 } else { 2 },
                 date,
                 change.subtype,
-                *balance - before,
+                delta,
                 *balance
             ]));
         }
     }
+    assert!(fractions > 10);
     assert!(balances.len() > 100 && transactions.values().map(Vec::len).sum::<usize>() > 1500);
 
     let mut modelled = BTreeMap::new();

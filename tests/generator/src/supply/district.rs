@@ -199,6 +199,7 @@ impl<'a> District<'a> {
             date,
             prefix: self.story.chance(weights.prefixed).then_some("ledger"),
             decoys: self.story.chance(weights.decoys),
+            fractions: self.story.chance(weights.fractions),
         }
     }
 
@@ -323,6 +324,7 @@ impl<'a> District<'a> {
                 .map_or(ReportDate::Absent, |ledger| ledger.date.clone()),
             prefix: None,
             decoys: false,
+            fractions: false,
         };
         let products = self.product_ids();
         old.ledgers = report::full_count(&mut self.story.rng, &manner, &case_id, &products[..1]);

@@ -15,10 +15,16 @@ pub(super) struct Manner {
     pub(super) date: ReportDate,
     pub(super) prefix: Option<&'static str>,
     pub(super) decoys: bool,
+    /// Whether quantities have fractions.
+    pub(super) fractions: bool,
 }
 
 impl Manner {
-    fn block(&self, movement: Movement, spelling: Spelling, entries: Vec<Entry>) -> Ledger {
+    fn block(&self, movement: Movement, spelling: Spelling, mut entries: Vec<Entry>) -> Ledger {
+        if self.fractions {
+            let amounts = entries.iter_mut().flat_map(|entry| &mut entry.amounts);
+            amounts.for_each(|(_, amount)| amount.add_fraction());
+        }
         Ledger {
             movement,
             date: self.date.clone(),
