@@ -210,7 +210,8 @@ pub struct AttachmentChange {
     pub name: Option<String>,
 }
 
-/// One ledger instruction. The rules of ledgers read and apply it; here it only has its place in what is staged.
+/// One change of one ledger of the case. A transfer between two cases is one of these for each of them, and one within a
+/// case is two, the source first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerUpdate {
     /// Section, usually `stock`.
@@ -219,11 +220,11 @@ pub struct LedgerUpdate {
     pub entry_id: String,
     /// What is done.
     pub kind: LedgerKind,
-    /// Quantity as the decimal text of the form.
+    /// Quantity as decimal text, with or without point, sign and exponent. A text that is no finite number refuses the form.
     pub quantity: String,
-    /// Date of the block.
+    /// Date of the block, or the form's `received_on` when the block has none.
     pub report_date: DateTime<Utc>,
-    /// The block's `type`, when it differs from the action.
+    /// The block's `type`, when it differs from the action. Uncut.
     pub user_defined_type: Option<String>,
 }
 

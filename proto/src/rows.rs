@@ -270,12 +270,17 @@ pub enum RejectReason {
     BadOpenedOn,
     /// A case attachment whose `src` is not an attachment of the form (HQ: `AttachmentNotFound`).
     AttachmentNotFound,
-    /// A value longer than its column, where HQ does not cut.
+    /// A value longer than its column, where HQ does not cut, or a number that its column cannot hold.
     ValueTooLong,
-    /// A value of a type that its column cannot hold (an object where text is needed).
+    /// A value of a type that its column cannot hold (an object where text is needed, a quantity that is no number).
     BadValue,
     /// Text that PostgreSQL cannot hold (NUL).
     UnstorableText,
+    /// A form changes ledgers of a case that no form before it made, and that it does not make itself (HQ:
+    /// `IllegalCaseId`).
+    UnknownCase,
+    /// A form removes an index and sets it again (HQ: a unique key is violated, and the form is lost).
+    IndexConflict,
 }
 
 impl RejectReason {
@@ -289,6 +294,8 @@ impl RejectReason {
             Self::ValueTooLong => "C2S-2105",
             Self::BadValue => "C2S-2106",
             Self::UnstorableText => "C2S-2107",
+            Self::UnknownCase => "C2S-2108",
+            Self::IndexConflict => "C2S-2109",
         }
     }
 }

@@ -39,11 +39,15 @@ impl Attachments {
             Some(length) => Some(i32::try_from(length).map_err(|_| RejectReason::ValueTooLong)?),
             None => None,
         };
-        let content_type = source.content_type.clone().filter(|text| !text.is_empty());
+        let known_type = source.content_type.as_ref().filter(|text| !text.is_empty());
+        let content_type = match (known_type, guessed_type(src)) {
+            (None, Some(guessed)) => Some(guessed.to_owned()),
+            _ => source.content_type.clone(),
+        };
         let row = AttachmentRow {
             attachment_id: id(case_id, &change.identifier, &source.key),
             name: change.identifier.clone(),
-            content_type: content_type.or_else(|| guessed_type(src).map(str::to_owned)),
+            content_type,
             content_length,
             properties: source.properties.clone().unwrap_or_else(|| "{}".to_owned()),
             blob_id: source.key.clone(),

@@ -11,11 +11,16 @@ pub(crate) const MAX_CHARS: usize = 255;
 
 /// Whether the text fits into its column as it is.
 pub(crate) fn fits(text: &str) -> Result<(), RejectReason> {
+    fits_within(text, MAX_CHARS)
+}
+
+/// [`fits`] for a column of another width.
+pub(crate) fn fits_within(text: &str, max_chars: usize) -> Result<(), RejectReason> {
     if text.contains('\0') {
         return Err(RejectReason::UnstorableText);
     }
     // No text has more characters than bytes.
-    if text.len() > MAX_CHARS && text.chars().count() > MAX_CHARS {
+    if text.len() > max_chars && text.chars().count() > max_chars {
         return Err(RejectReason::ValueTooLong);
     }
     Ok(())
@@ -28,7 +33,12 @@ pub(crate) fn fits_option(text: Option<&str>) -> Result<(), RejectReason> {
 
 /// The first 255 characters.
 pub(crate) fn cut(text: &str) -> &str {
-    match text.char_indices().nth(MAX_CHARS) {
+    cut_to(text, MAX_CHARS)
+}
+
+/// The first characters.
+pub(crate) fn cut_to(text: &str, max_chars: usize) -> &str {
+    match text.char_indices().nth(max_chars) {
         Some((end, _)) => &text[..end],
         None => text,
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use proto::effects::{BlockVersion, CaseUpdate, FormFacts, KnownProperty, PropertyValue};
 use proto::ids::{CaseId, Domain};
-use proto::rows::{CaseRow, RejectReason};
+use proto::rows::{CaseRow, RejectReason, TransactionRow};
 use serde_json::{Map, Value};
 
 use crate::{columns, iso8601, pyjson};
@@ -197,7 +197,11 @@ impl Draft {
     }
 
     /// The row.
-    pub(crate) fn into_row(self, domain: &Domain, case_id: &CaseId, server_modified_on: DateTime<Utc>) -> CaseRow {
+    ///
+    /// The server's date is that of the last form that touched the case, by a ledger too.
+    pub(crate) fn into_row(self, domain: &Domain, case_id: &CaseId, transactions: &[TransactionRow]) -> CaseRow {
+        let last = transactions.last().map(|transaction| transaction.server_date);
+        let server_modified_on = last.or(self.modified_on).unwrap_or_default();
         CaseRow {
             case_id: case_id.as_str().to_owned(),
             domain: domain.as_str().to_owned(),
@@ -206,7 +210,7 @@ impl Draft {
             owner_id: self.owner_id.0.unwrap_or_default(),
             opened_on: self.opened_on,
             opened_by: self.opened_by,
-            // Only a rebuild of a case that nothing but ledgers touched has none; HQ then takes the time of the rebuild.
+            // Only a case without any block has none, and no such case is made.
             modified_on: self.modified_on.unwrap_or(server_modified_on),
             server_modified_on,
             modified_by: self.modified_by,

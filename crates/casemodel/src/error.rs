@@ -23,10 +23,15 @@ pub enum CaseError {
     /// A case attachment of a deleted case has no blob with a key of its own under its name.
     #[error("an attachment of the deleted case's document has no blob")]
     AttachmentWithoutBlob,
-    /// A rebuild of the case would violate a constraint: one form removes an index and a later one sets it again. HQ's
-    /// own rebuild fails on it too and leaves the case as it was; the rows given are those.
-    #[error("the case cannot be rebuilt: an index is removed and set again")]
+    /// A rebuild of the case would violate a constraint: one form removes an index and a later one sets it again, or a
+    /// ledger leaves its column on the way. HQ's own rebuild fails on it too and leaves the case as it was; the rows given
+    /// are those.
+    #[error("the case cannot be rebuilt: an index is removed and set again, or a ledger's balance is out of range")]
     RebuildFails,
+    /// One of the case's forms cannot be applied at the place that a corrected order gives it. The rows given are those of
+    /// the ordinary order.
+    #[error("the forms of the case cannot be applied in the corrected order")]
+    OrderFails,
 }
 
 /// What is wrong with a field.
@@ -66,6 +71,7 @@ impl CaseError {
             Self::DuplicateIndex => "C2S-2204",
             Self::AttachmentWithoutBlob => "C2S-2205",
             Self::RebuildFails => "C2S-2206",
+            Self::OrderFails => "C2S-2207",
         }
     }
 }

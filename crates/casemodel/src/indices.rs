@@ -89,7 +89,7 @@ impl IndexSession {
             .iter()
             .any(|row| saved.iter().any(|saved| saved.row.identifier == row.identifier))
         {
-            return Err(RejectReason::BadValue);
+            return Err(RejectReason::IndexConflict);
         }
         let kept = saved
             .into_iter()
@@ -170,13 +170,13 @@ mod tests {
                 "removed and set",
                 &[("p", "a")],
                 &[("p", ""), ("p", "b")],
-                Err(RejectReason::BadValue),
+                Err(RejectReason::IndexConflict),
             ),
             (
                 "removed, set, removed",
                 &[("p", "a")],
                 &[("p", ""), ("p", "b"), ("p", "")],
-                Err(RejectReason::BadValue),
+                Err(RejectReason::IndexConflict),
             ),
             (
                 "others keep their place",

@@ -13,15 +13,13 @@
 //! * `order`: which form comes when, and the dates that keep a corrected order;
 //! * `draft`: the columns and properties of the case while forms are applied to it;
 //! * `indices`, `attachments`: its children;
+//! * `ledgers`, `quantity`: its ledgers, and the numbers they are computed with;
 //! * `columns`: what a column can hold;
 //! * `copied`: a deleted case taken over from its Couch document;
 //! * [`pyjson`]: JSON as Python writes it, for the columns that hold JSON text.
 //!
 //! The same inputs give the same rows: no clock, random number or input order decides anything here.
 
-use std::collections::HashSet;
-
-use chrono::{DateTime, Utc};
 use proto::effects::{CaseEvent, CaseUpdate, FormEffects, FormFacts};
 use proto::ids::{CaseId, Domain, FormId};
 use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
@@ -33,8 +31,10 @@ mod draft;
 mod error;
 mod indices;
 mod iso8601;
+mod ledgers;
 mod order;
 pub mod pyjson;
+mod quantity;
 mod transactions;
 
 pub use error::{CaseError, FieldProblem};
@@ -42,6 +42,7 @@ pub use error::{CaseError, FieldProblem};
 use attachments::Attachments;
 use draft::Draft;
 use indices::IndexSession;
+use ledgers::Ledgers;
 
 /// HQ has two ways from forms to a case, and they do not always meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,8 @@ pub enum Mode {
     AsProcessed,
     /// The saved case reset and all forms applied again before one save: what a rebuild gives. Texts that no form set are
     /// `""` instead of NULL, and an index that an earlier form made and a later one removed comes back, since only saved
-    /// index rows can be removed. The rebuild's own transaction is not part of the result: its time and its reason belong
-    /// to whoever asks for the rebuild.
+    /// index rows can be removed. Ledgers are computed anew from their whole numbers, by report date. The rebuild's own
+    /// transaction is not part of the result: its time and its reason belong to whoever asks for the rebuild.
     AsRebuilt,
 }
 
@@ -120,67 +121,118 @@ pub fn replay(input: ReplayInput<'_>) -> Replayed {
             CaseEvent::OrderOverride { form_ids } => wanted_order = Some(form_ids.as_slice()),
         }
     }
-    let forms = order::sorted(forms, wanted_order);
-
-    let mut replayed = Replayed::default();
-    let (processed, accepted) = process(case_id, &forms, options, &mut replayed.rejected);
-    let case = match (processed, mode) {
-        (Some(saved), Mode::AsRebuilt) => match rebuild(case_id, &saved, &accepted, options) {
-            Ok(case) => Some(case),
-            Err(_) => {
-                replayed.errors.push(CaseError::RebuildFails);
-                Some(saved)
-            }
-        },
-        (processed, _) => processed,
-    };
-    let bundle = case.and_then(|mut case| {
-        if wanted_order.is_some() {
-            order::make_dates_ascend(&mut case.transactions);
+    let forms = order::sorted(forms);
+    let processed = process(case_id, &forms, options);
+    let mut errors = Vec::new();
+    let bundle = processed.case.map(|case| {
+        let mut built = Built {
+            case,
+            ledgers: processed.ledgers,
+            accepted: processed.accepted,
+        };
+        if let Some(wanted) = wanted_order {
+            errors.extend(built.reorder(case_id, wanted, options).err());
         }
-        case.into_bundle(domain, case_id)
+        if mode == Mode::AsRebuilt {
+            errors.extend(built.rebuild(case_id, options).err());
+        }
+        built.into_bundle(domain, case_id)
     });
-
-    replayed.bundle = match seed {
+    let bundle = match seed {
         None => bundle,
         Some((doc, staged_on)) => match copied::deleted_case(domain, case_id, doc, staged_on, bundle) {
             Ok(bundle) => Some(bundle),
             Err(error) => {
-                replayed.errors.push(error);
+                errors.push(error);
                 None
             }
         },
     };
-    replayed
+    Replayed {
+        bundle,
+        rejected: processed.rejected,
+        errors,
+    }
 }
 
-/// Applies form after form, with a save after each. Also gives the forms that were accepted.
-fn process<'a>(
-    case_id: &CaseId,
-    forms: &'a [FormEffects],
-    options: Options,
-    rejected: &mut Vec<(FormId, RejectReason)>,
-) -> (Option<Case>, Vec<&'a FormEffects>) {
-    let mut saved: Option<Case> = None;
-    let mut accepted = Vec::with_capacity(forms.len());
-    let mut seen = HashSet::with_capacity(forms.len());
+/// What came of the forms one after the other.
+#[derive(Default)]
+struct Processed<'a> {
+    /// None when no form made the case.
+    case: Option<Case>,
+    ledgers: Ledgers,
+    accepted: Vec<&'a FormEffects>,
+    rejected: Vec<(FormId, RejectReason)>,
+}
+
+/// Applies form after form, with a save after each.
+fn process<'a>(case_id: &CaseId, forms: &'a [FormEffects], options: Options) -> Processed<'a> {
+    let mut processed = Processed::default();
     for effects in forms {
-        // One transaction per (case, form) is the table's own rule; callers give each form once.
-        if !seen.insert(&effects.form.form_id) {
-            continue;
-        }
-        match apply_form(case_id, saved.as_ref(), effects, options) {
-            Ok(next) => {
-                // Transactions are moved along instead of copied with every form.
-                let mut transactions = saved.map(|case| case.transactions).unwrap_or_default();
-                transactions.push(transactions::of_form(effects));
-                saved = Some(Case { transactions, ..next });
-                accepted.push(effects);
+        let applied = apply_form(case_id, processed.case.as_ref(), effects, options)
+            .and_then(|next| Ok((next, processed.ledgers.of_form(effects)?)));
+        match applied {
+            Ok((next, ledgers)) => {
+                processed.case = Some(next.with_transaction(processed.case, effects));
+                processed.ledgers.save(ledgers);
+                processed.accepted.push(effects);
             }
-            Err(reason) => rejected.push((effects.form.form_id.clone(), reason)),
+            Err(reason) => processed.rejected.push((effects.form.form_id.clone(), reason)),
         }
     }
-    (saved, accepted)
+    processed
+}
+
+/// A case that forms built, and the forms.
+struct Built<'a> {
+    case: Case,
+    ledgers: Ledgers,
+    accepted: Vec<&'a FormEffects>,
+}
+
+impl Built<'_> {
+    /// Applies the accepted forms again in another order, and dates their transactions so that the order stays. Whether a
+    /// form is accepted, and what it does to ledgers, is decided by the ordinary order alone: in HQ forms are processed in
+    /// that order first, and only the case is then rebuilt in the other.
+    fn reorder(&mut self, case_id: &CaseId, wanted: &[FormId], options: Options) -> Result<(), CaseError> {
+        let accepted = order::as_wanted(&self.accepted, wanted);
+        // The case is there already, so that a form which changes nothing but ledgers may come first.
+        let mut case = Case::default();
+        for effects in &accepted {
+            let next = apply_form(case_id, Some(&case), effects, options).map_err(|_| CaseError::OrderFails)?;
+            case = next.with_transaction(Some(case), effects);
+        }
+        order::make_dates_ascend(&mut case.transactions);
+        (self.case, self.accepted) = (case, accepted);
+        Ok(())
+    }
+
+    /// Resets the saved case and applies all of its forms again, with one save at the end. Ledgers are computed anew from
+    /// their transactions.
+    fn rebuild(&mut self, case_id: &CaseId, options: Options) -> Result<(), CaseError> {
+        let case = rebuilt(case_id, &self.case, &self.accepted, options).map_err(|_| CaseError::RebuildFails)?;
+        let ledgers = self.ledgers.clone().recomputed().ok_or(CaseError::RebuildFails)?;
+        (self.case, self.ledgers) = (case, ledgers);
+        Ok(())
+    }
+
+    fn into_bundle(self, domain: &Domain, case_id: &CaseId) -> CaseBundle {
+        let Case {
+            draft,
+            indices,
+            attachments,
+            transactions,
+        } = self.case;
+        let (ledger_values, ledger_transactions) = self.ledgers.into_rows();
+        CaseBundle {
+            case: draft.into_row(domain, case_id, &transactions),
+            indices,
+            attachments: attachments.into_rows(),
+            transactions,
+            ledger_values,
+            ledger_transactions,
+        }
+    }
 }
 
 /// One form, applied to the case as saved before it; everything but the transactions.
@@ -193,8 +245,8 @@ fn apply_form(
     columns::fits(case_id.as_str())?;
     let (draft, indices, attachments) = match saved {
         Some(case) => (case.draft.clone(), case.indices.clone(), case.attachments.clone()),
-        // A ledger alone does not make a case: HQ refuses the id as it refuses one of another domain.
-        None if effects.updates.is_empty() => return Err(RejectReason::ForeignCase),
+        // A ledger alone does not make a case.
+        None if effects.updates.is_empty() => return Err(RejectReason::UnknownCase),
         None => (Draft::default(), Vec::new(), Attachments::default()),
     };
     let mut work = Work {
@@ -216,8 +268,8 @@ fn apply_form(
     })
 }
 
-/// Resets the saved case and applies all of its forms again, with one save at the end.
-fn rebuild(case_id: &CaseId, saved: &Case, accepted: &[&FormEffects], options: Options) -> Result<Case, RejectReason> {
+/// The saved case, reset, with all of its forms applied again and one save at the end.
+fn rebuilt(case_id: &CaseId, saved: &Case, accepted: &[&FormEffects], options: Options) -> Result<Case, RejectReason> {
     let mut work = Work {
         case_id,
         draft: saved.draft.reset(),
@@ -274,16 +326,11 @@ impl Work<'_> {
 }
 
 impl Case {
-    /// The rows. None for a case without transactions, which no form built.
-    fn into_bundle(self, domain: &Domain, case_id: &CaseId) -> Option<CaseBundle> {
-        let last: DateTime<Utc> = self.transactions.last()?.server_date;
-        Some(CaseBundle {
-            case: self.draft.into_row(domain, case_id, last),
-            indices: self.indices,
-            attachments: self.attachments.into_rows(),
-            transactions: self.transactions,
-            ledger_values: Vec::new(),
-            ledger_transactions: Vec::new(),
-        })
+    /// The case with the transactions of the case before it and that of the form. They are moved along instead of copied
+    /// with every form.
+    fn with_transaction(self, before: Option<Self>, effects: &FormEffects) -> Self {
+        let mut transactions = before.map(|case| case.transactions).unwrap_or_default();
+        transactions.push(transactions::of_form(effects));
+        Self { transactions, ..self }
     }
 }

@@ -1,26 +1,32 @@
 //! Which form comes when.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Duration, Utc};
 use proto::effects::FormEffects;
 use proto::ids::FormId;
 use proto::rows::TransactionRow;
 
-/// Forms in replay order: by `received_on`, then by form id, byte by byte. A wanted order wins; forms that it does not
-/// name come after those that it does, among themselves in the ordinary order.
-pub(crate) fn sorted(mut forms: Vec<FormEffects>, wanted: Option<&[FormId]>) -> Vec<FormEffects> {
+/// Forms in replay order: by `received_on`, then by form id, byte by byte. Of several with one id the first stays.
+pub(crate) fn sorted(mut forms: Vec<FormEffects>) -> Vec<FormEffects> {
     forms.sort_by(|a, b| {
         (a.form.received_on, a.form.form_id.as_str()).cmp(&(b.form.received_on, b.form.form_id.as_str()))
     });
-    if let Some(wanted) = wanted {
-        let mut place: HashMap<&str, usize> = HashMap::with_capacity(wanted.len());
-        for (position, form_id) in wanted.iter().enumerate() {
-            place.entry(form_id.as_str()).or_insert(position);
-        }
-        forms.sort_by_key(|effects| place.get(effects.form.form_id.as_str()).copied().unwrap_or(usize::MAX));
+    // One transaction per (case, form) is the table's own rule; callers give each form once.
+    let mut seen = HashSet::with_capacity(forms.len());
+    forms.retain(|effects| seen.insert(effects.form.form_id.clone()));
+    forms
+}
+
+/// Forms in a wanted order; those that it does not name come last and keep their order.
+pub(crate) fn as_wanted<'a>(forms: &[&'a FormEffects], wanted: &[FormId]) -> Vec<&'a FormEffects> {
+    let mut place: HashMap<&str, usize> = HashMap::with_capacity(wanted.len());
+    for (position, form_id) in wanted.iter().enumerate() {
+        place.entry(form_id.as_str()).or_insert(position);
     }
+    let mut forms = forms.to_vec();
+    forms.sort_by_key(|effects| place.get(effects.form.form_id.as_str()).copied().unwrap_or(usize::MAX));
     forms
 }
 

@@ -113,15 +113,15 @@ fn refuse(refused: &mut BTreeMap<String, Verdict>, form_id: &str, case_id: &str,
 
 fn describe(reason: RejectReason) -> &'static str {
     match reason {
-        RejectReason::ForeignCase => {
-            "the case belongs to another domain, or a form uses its ledgers before any form creates it"
-        }
+        RejectReason::ForeignCase => "the case belongs to another domain",
         RejectReason::NoOwner => "neither the block nor the form names a user, so that the case would have no owner",
         RejectReason::BadOpenedOn => "date_opened cannot be read as a date",
         RejectReason::AttachmentNotFound => "the case attachment's source is not an attachment of the form",
-        RejectReason::ValueTooLong => "a value is longer than its column",
+        RejectReason::ValueTooLong => "a value is longer, or as a number greater, than its column holds",
         RejectReason::BadValue => "a value is of a kind that its column cannot hold",
         RejectReason::UnstorableText => "a text holds a NUL character, which PostgreSQL cannot store",
+        RejectReason::UnknownCase => "the form changes ledgers of a case that neither it nor a form before it made",
+        RejectReason::IndexConflict => "the form removes an index and sets it again",
     }
 }
 

@@ -283,6 +283,7 @@ fn every_error_has_a_code_of_its_own() {
         CaseError::DuplicateIndex,
         CaseError::AttachmentWithoutBlob,
         CaseError::RebuildFails,
+        CaseError::OrderFails,
     ];
     let codes: std::collections::BTreeSet<_> = errors.iter().map(CaseError::code).collect();
     assert_eq!(codes.len(), errors.len());

@@ -101,14 +101,23 @@ pub(crate) fn blob(name: &str, key: &str) -> AttachmentFacts {
     }
 }
 
-pub(crate) fn ledger() -> LedgerUpdate {
+/// An instruction for the ledger (stock, product), reported at minute 0.
+pub(crate) fn ledger(kind: LedgerKind, quantity: &str) -> LedgerUpdate {
     LedgerUpdate {
         section_id: "stock".to_owned(),
         entry_id: "product".to_owned(),
-        kind: LedgerKind::Balance,
-        quantity: "3".to_owned(),
+        kind,
+        quantity: quantity.to_owned(),
         report_date: minute(0),
         user_defined_type: None,
+    }
+}
+
+/// A form that changes ledgers and has no block.
+pub(crate) fn stock(id: &str, received: u32, ledgers: Vec<LedgerUpdate>) -> FormEffects {
+    FormEffects {
+        ledgers,
+        ..form(id, received, Vec::new())
     }
 }
 

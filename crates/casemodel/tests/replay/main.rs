@@ -7,3 +7,5 @@ mod blocks;
 mod deleted;
 mod forms;
 mod history;
+mod ledgers;
+mod sequences;
