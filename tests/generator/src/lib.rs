@@ -19,6 +19,7 @@ mod couch_case;
 mod couch_stock;
 pub mod damage;
 mod element;
+mod fate;
 mod form;
 mod household;
 mod ledger;
