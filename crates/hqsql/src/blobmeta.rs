@@ -38,6 +38,13 @@ pub enum BlobChange {
         /// The blob's key.
         key: String,
     },
+    /// A row was removed.
+    Removed {
+        /// The form.
+        parent_id: String,
+        /// The whole row, as [`RemovedBlob::row`] gave it.
+        row: String,
+    },
     /// A type code was corrected.
     Retyped {
         /// Domain of the form.
@@ -50,10 +57,25 @@ pub enum BlobChange {
 impl BlobChange {
     fn parent_id(&self) -> &str {
         match self {
-            Self::Inserted { parent_id, .. } => parent_id,
+            Self::Inserted { parent_id, .. } | Self::Removed { parent_id, .. } => parent_id,
             Self::Retyped { retype, .. } => &retype.parent_id,
         }
     }
+}
+
+/// A row that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedBlob {
+    /// The form.
+    pub parent_id: String,
+    /// The blob's key.
+    pub key: String,
+    /// Its name within the form.
+    pub name: String,
+    /// Its type code.
+    pub type_code: i16,
+    /// The whole row as a JSON object of its columns, those included that this program does not know.
+    pub row: String,
 }
 
 const RETYPE: &str = "update blobs_blobmeta set type_code = $5 \
@@ -154,8 +176,54 @@ impl FencedTx {
     }
 }
 
+impl FencedTx {
+    /// Removes the domain's rows with these (form, key), and gives what they were: to be put on record before this
+    /// transaction commits. Rows that are not there are none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn remove_blobmeta(&self, rows: &[(String, String)]) -> Result<Vec<RemovedBlob>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = Error::during("remove blob metadata");
+        let (parents, keys): (Vec<&str>, Vec<&str>) =
+            rows.iter().map(|(parent, key)| (parent.as_str(), key.as_str())).unzip();
+        let removed = self
+            .client()?
+            .query_typed(
+                "delete from blobs_blobmeta as stored using unnest($1, $2) as gone (parent_id, key) \
+                 where stored.key = gone.key and stored.parent_id = gone.parent_id and stored.domain = $3 \
+                 returning stored.parent_id, stored.key, stored.name, stored.type_code, row_to_json(stored.*)::text",
+                &[
+                    (&parents, Type::TEXT_ARRAY),
+                    (&keys, Type::TEXT_ARRAY),
+                    (&self.domain().as_str(), Type::TEXT),
+                ],
+            )
+            .await
+            .and_then(|rows| {
+                rows.iter()
+                    .map(|row| {
+                        Ok(RemovedBlob {
+                            parent_id: row.try_get(0)?,
+                            key: row.try_get(1)?,
+                            name: row.try_get(2)?,
+                            type_code: row.try_get(3)?,
+                            row: row.try_get(4)?,
+                        })
+                    })
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .map_err(&failed)?;
+        metrics::counter!(metric::ROWS, "table" => "blobs_blobmeta", "change" => "delete")
+            .increment(removed.len() as u64);
+        Ok(removed)
+    }
+}
+
 impl Target {
-    /// Undoes recorded changes of blob metadata: deletes inserted rows, gives type codes back. Rows that no longer are as
+    /// Undoes recorded changes of blob metadata: deletes inserted rows, puts removed ones back, gives type codes back. Rows that no longer are as
     /// the change left them stay as they are. May be repeated.
     ///
     /// # Errors
@@ -164,6 +232,7 @@ impl Target {
         let failed = Error::during("undo changes of blob metadata");
         for (shard, database) in self.databases() {
             let mut inserted: [Vec<&str>; 3] = Default::default();
+            let mut removed: Vec<&str> = Vec::new();
             let mut retyped = Vec::new();
             for change in changes
                 .iter()
@@ -175,10 +244,11 @@ impl Target {
                         inserted[1].push(parent_id);
                         inserted[2].push(domain.as_str());
                     }
+                    BlobChange::Removed { row, .. } => removed.push(row),
                     BlobChange::Retyped { domain, retype } => retyped.push((domain.as_str(), retype)),
                 }
             }
-            if inserted[0].is_empty() && retyped.is_empty() {
+            if inserted[0].is_empty() && removed.is_empty() && retyped.is_empty() {
                 continue;
             }
             let mut client = database.client().await?;
@@ -193,6 +263,16 @@ impl Target {
                     (parents, Type::TEXT_ARRAY),
                     (domains, Type::TEXT_ARRAY),
                 ],
+            )
+            .await
+            .map_err(&failed)?;
+            // After the deletions: one of the inserted rows may have taken the key of a removed one.
+            tx.execute_typed(
+                "insert into blobs_blobmeta \
+                 select found.* from unnest($1) as gone (columns), \
+                 json_populate_record(null::blobs_blobmeta, gone.columns::json) as found \
+                 on conflict do nothing",
+                &[(&removed, Type::TEXT_ARRAY)],
             )
             .await
             .map_err(&failed)?;

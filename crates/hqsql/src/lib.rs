@@ -51,7 +51,7 @@ mod target;
 mod tls;
 mod transaction;
 
-pub use blobmeta::{BlobChange, BlobRetype};
+pub use blobmeta::{BlobChange, BlobRetype, RemovedBlob};
 pub use config::{ConnectionConfig, ShardConfig, TargetConfig};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use fence::FENCE_TABLE;

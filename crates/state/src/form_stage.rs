@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::{Claim, check_claim, finish_claim};
+use crate::blob_change::{BlobChange, record_blob_changes};
 use crate::outcome::record_outcomes;
 use crate::scan::with_buckets;
 use crate::{State, StateError};
@@ -36,23 +37,6 @@ pub struct DocStanding {
     pub superseded: bool,
     /// A replay refused this revision, for the reason with this code.
     pub rejected: Option<String>,
-}
-
-/// A change of blob metadata, recorded before it is made.
-#[derive(Clone, Debug)]
-pub struct BlobChange {
-    /// Whether a row is inserted, or its type corrected from this one.
-    pub retyped_from: Option<i16>,
-    /// Blob key.
-    pub key: String,
-    /// Form id.
-    pub parent_id: String,
-    /// Attachment name.
-    pub name: String,
-    /// Type code afterwards.
-    pub new_type: i16,
-    /// `created_on` of an inserted row.
-    pub created_on: DateTime<Utc>,
 }
 
 /// One staged effect.
@@ -180,20 +164,6 @@ impl State {
                 ))
             })
             .collect()
-    }
-
-    /// Puts blob changes on record that became known later.
-    ///
-    /// # Errors
-    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
-    pub async fn record_blob_changes(&self, claim: &Claim, blobs: &[BlobChange]) -> Result<(), StateError> {
-        if blobs.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.pool.begin().await?;
-        check_claim(&mut tx, claim).await?;
-        record_blob_changes(&mut tx, claim, blobs).await?;
-        Ok(tx.commit().await?)
     }
 
     /// Which of these documents somebody has begun to write in a newer revision. To be asked once the target's rows are
@@ -334,46 +304,6 @@ async fn stale<'a>(
     .bind(&revs)
     .fetch_all(&mut **tx)
     .await?)
-}
-
-async fn record_blob_changes(
-    tx: &mut Transaction<'_, Postgres>,
-    claim: &Claim,
-    blobs: &[BlobChange],
-) -> Result<(), StateError> {
-    if blobs.is_empty() {
-        return Ok(());
-    }
-    let kinds: Vec<&str> = blobs
-        .iter()
-        .map(|blob| {
-            if blob.retyped_from.is_some() {
-                "retype"
-            } else {
-                "insert"
-            }
-        })
-        .collect();
-    // The first record of a change is the one that counts: a second attempt must not take our own row for one found.
-    sqlx::query(
-        "insert into blob_change (migration_id, kind, key, parent_id, name, old_type, new_type, created_on)
-         select $1, kind, key, parent_id, name, old_type, new_type, created_on
-         from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::smallint[], $8::timestamptz[])
-              i(kind, key, parent_id, name, old_type, new_type, created_on)
-         order by kind, key
-         on conflict do nothing",
-    )
-    .bind(claim.migration_id.0)
-    .bind(&kinds)
-    .bind(blobs.iter().map(|blob| blob.key.as_str()).collect::<Vec<_>>())
-    .bind(blobs.iter().map(|blob| blob.parent_id.as_str()).collect::<Vec<_>>())
-    .bind(blobs.iter().map(|blob| blob.name.as_str()).collect::<Vec<_>>())
-    .bind(blobs.iter().map(|blob| blob.retyped_from).collect::<Vec<_>>())
-    .bind(blobs.iter().map(|blob| blob.new_type).collect::<Vec<_>>())
-    .bind(blobs.iter().map(|blob| blob.created_on).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }
 
 /// Takes away what forms had staged; the cases they touched become dirty.

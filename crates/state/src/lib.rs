@@ -14,6 +14,7 @@
 
 mod again;
 pub mod batch;
+pub mod blob_change;
 pub mod case_stage;
 pub mod commit;
 pub mod diff_stage;

@@ -3,7 +3,6 @@
 use proto::ids::Epoch;
 use sqlx::{Postgres, Row, Transaction};
 
-use crate::form_stage::BlobChange;
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
@@ -78,46 +77,6 @@ impl State {
             .execute(&self.pool)
             .await?;
         Ok(epoch)
-    }
-
-    /// The changes of blob metadata to undo.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn blob_changes(&self, id: MigrationId, limit: i64) -> Result<Vec<BlobChange>, StateError> {
-        let rows = sqlx::query(
-            "select kind, key, parent_id, name, old_type, new_type, created_on from blob_change
-             where migration_id = $1 order by kind, key limit $2",
-        )
-        .bind(id.0)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(BlobChange {
-                    retyped_from: row.try_get("old_type")?,
-                    key: row.try_get("key")?,
-                    parent_id: row.try_get("parent_id")?,
-                    name: row.try_get("name")?,
-                    new_type: row.try_get("new_type")?,
-                    created_on: row.try_get("created_on")?,
-                })
-            })
-            .collect()
-    }
-
-    /// Forgets blob changes that were undone.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn forget_blob_changes(&self, id: MigrationId, keys: &[String]) -> Result<(), StateError> {
-        sqlx::query("delete from blob_change where migration_id = $1 and key = any($2)")
-            .bind(id.0)
-            .bind(keys)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
     }
 
     /// Deletes some of the migration's rows. Gives how many; none: nothing is left.

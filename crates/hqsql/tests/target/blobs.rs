@@ -104,3 +104,55 @@ async fn older_databases_have_no_compressed_length() {
         [blob("f", "k", BLOB_FORM_XML)]
     );
 }
+
+/// HQ's own columns, and one that this program knows nothing of.
+const WHOLE: &str = "select row_to_json(b)::text from blobs_blobmeta b order by key";
+
+#[tokio::test]
+async fn a_removed_row_comes_back_as_it_was() {
+    let fixture = Fixture::new().await;
+    let session = fixture.session().await;
+    session
+        .batch_execute("alter table blobs_blobmeta add column of_later_versions text")
+        .await
+        .unwrap();
+    let tx = fixture.begin().await;
+    tx.merge_blobmeta(&[blob("f", "k1", BLOB_FORM_XML), blob("f", "k2", BLOB_FORM_XML)], &[])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    session
+        .batch_execute(
+            "update blobs_blobmeta set id = -7, expires_on = '2020-02-02T02:02:02.123456Z', properties = '{\"é\":1}',
+                 of_later_versions = 'x' where key = 'k1';
+             update blobs_blobmeta set domain = 'other' where key = 'k2'",
+        )
+        .await
+        .unwrap();
+    let before = fixture.rows(WHOLE).await;
+    let gone =
+        [("f", "k1"), ("f", "k2"), ("g", "k1"), ("f", "k3")].map(|(parent, key)| (parent.to_owned(), key.to_owned()));
+    let tx = fixture.begin().await;
+    let removed = tx.remove_blobmeta(&gone).await.unwrap();
+    assert_eq!(removed.len(), 1, "neither another domain's row nor another form's");
+    tx.merge_blobmeta(&[blob("f", "new", BLOB_FORM_XML)], &[])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(fixture.rows(LOOK).await, ["k2|f|2", "new|f|2"]);
+    let changes = [
+        BlobChange::Removed {
+            parent_id: "f".to_owned(),
+            row: removed[0].row.clone(),
+        },
+        BlobChange::Inserted {
+            domain: domain(),
+            parent_id: "f".to_owned(),
+            key: "new".to_owned(),
+        },
+    ];
+    for _ in 0..2 {
+        fixture.target.undo_blob_changes(&changes).await.unwrap();
+        assert_eq!(fixture.rows(WHOLE).await, before);
+    }
+}

@@ -3,7 +3,7 @@
 use chrono::DateTime;
 use proto::topology::Stage;
 use state::case_stage::CaseResults;
-use state::form_stage::{BlobChange, DocIntent, FailedDoc, FormResults, StagedDeletedCase};
+use state::form_stage::{DocIntent, FailedDoc, FormResults, StagedDeletedCase};
 
 use crate::fixture::{Fixture, intent, staged_form, strings};
 
@@ -353,55 +353,4 @@ async fn a_deleted_case_is_an_input_of_its_replay_until_it_is_gone() {
             .events
             .is_empty()
     );
-}
-
-#[tokio::test]
-async fn the_first_record_of_a_blob_change_counts_and_is_kept_until_it_is_undone() {
-    let (fixture, driven) = Fixture::with_domain().await;
-    let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
-    let change = |retyped_from, key: &str, name: &str| BlobChange {
-        retyped_from,
-        key: key.to_owned(),
-        parent_id: "f".to_owned(),
-        name: name.to_owned(),
-        new_type: 3,
-        created_on: DateTime::from_timestamp(1_500_000_000, 123_456_000).unwrap(),
-    };
-    let intents: [DocIntent; 1] = [intent("f", "1-a")];
-    fixture
-        .state
-        .begin_forms(&claim, &intents, &[change(None, "k1", "first")])
-        .await
-        .unwrap();
-    fixture
-        .state
-        .begin_forms(&claim, &intents, &[change(None, "k1", "second")])
-        .await
-        .unwrap();
-    fixture
-        .state
-        .record_blob_changes(&claim, &[change(Some(2), "k2", "photo")])
-        .await
-        .unwrap();
-    fixture
-        .state
-        .finish_forms(&claim, &FormResults::default())
-        .await
-        .unwrap();
-    let changes = fixture.state.blob_changes(driven.id, 10).await.unwrap();
-    let told: Vec<_> = changes
-        .iter()
-        .map(|one| (one.key.as_str(), one.name.as_str(), one.retyped_from, one.created_on))
-        .collect();
-    let created_on = DateTime::from_timestamp(1_500_000_000, 123_456_000).unwrap();
-    assert_eq!(
-        told,
-        [("k1", "first", None, created_on), ("k2", "photo", Some(2), created_on)]
-    );
-    fixture
-        .state
-        .forget_blob_changes(driven.id, &strings(&["k1"]))
-        .await
-        .unwrap();
-    assert_eq!(fixture.state.blob_changes(driven.id, 10).await.unwrap().len(), 1);
 }

@@ -1,6 +1,7 @@
 //! The state schema against a real PostgreSQL: `C2S_TEST_PG_URL` names a server on which databases may be created.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod blob_changes;
 mod cases;
 mod claims;
 mod commits;

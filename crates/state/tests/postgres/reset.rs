@@ -6,9 +6,10 @@ use proto::doctype::DocType;
 use proto::topology::Stage;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
+use state::blob_change::{BlobAction, BlobChange, BlobOrigin};
 use state::case_stage::{CaseResults, FailedCase, Verdict};
 use state::diff_stage::CaseComparison;
-use state::form_stage::{BlobChange, FormResults, StagedDeletedCase};
+use state::form_stage::{FormResults, StagedDeletedCase};
 use state::migration::CommitStep;
 use state::run::RunState;
 use state::scan::Cursor;
@@ -59,11 +60,13 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         .unwrap();
     let claim = fixture.claimed(driven, Stage::Form, &["f", "g", "d"]).await;
     let blob = BlobChange {
-        retyped_from: None,
+        action: BlobAction::Insert {
+            origin: BlobOrigin::Inline,
+        },
         key: "k".to_owned(),
         parent_id: "f".to_owned(),
         name: "photo".to_owned(),
-        new_type: 3,
+        type_code: 3,
         created_on: state.now().await.unwrap(),
     };
     let standings = state

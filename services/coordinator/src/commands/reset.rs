@@ -7,6 +7,7 @@
 
 use proto::ids::{Domain, Epoch};
 use serde_json::json;
+use state::blob_change::{BlobAction, BlobChange};
 use state::migration::Migration;
 
 use super::{Confirmation, confirm};
@@ -123,8 +124,7 @@ async fn purge(context: &Context, migration: &Migration) -> Result<()> {
         }
         let undo: Vec<hqsql::BlobChange> = changes.iter().map(|change| to_undo(domain, change)).collect();
         context.target.undo_blob_changes(&undo).await?;
-        let keys: Vec<String> = changes.into_iter().map(|change| change.key).collect();
-        context.state.forget_blob_changes(migration.id, &keys).await?;
+        context.state.forget_blob_changes(migration.id, &changes).await?;
     }
     loop {
         let rows = context.state.purge_chunk(migration.id, CHUNK).await?;
@@ -136,20 +136,24 @@ async fn purge(context: &Context, migration: &Migration) -> Result<()> {
     }
 }
 
-fn to_undo(domain: &Domain, change: &state::form_stage::BlobChange) -> hqsql::BlobChange {
-    match change.retyped_from {
-        None => hqsql::BlobChange::Inserted {
+fn to_undo(domain: &Domain, change: &BlobChange) -> hqsql::BlobChange {
+    match &change.action {
+        BlobAction::Insert { .. } => hqsql::BlobChange::Inserted {
             domain: domain.clone(),
             parent_id: change.parent_id.clone(),
             key: change.key.clone(),
         },
-        Some(from) => hqsql::BlobChange::Retyped {
+        BlobAction::Remove { row } => hqsql::BlobChange::Removed {
+            parent_id: change.parent_id.clone(),
+            row: row.clone(),
+        },
+        BlobAction::Retype { from } => hqsql::BlobChange::Retyped {
             domain: domain.clone(),
             retype: hqsql::BlobRetype {
                 parent_id: change.parent_id.clone(),
                 key: change.key.clone(),
-                from,
-                to: change.new_type,
+                from: *from,
+                to: change.type_code,
             },
         },
     }
