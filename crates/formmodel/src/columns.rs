@@ -7,7 +7,7 @@ use proto::ids::Domain;
 use proto::rows::{FormBundle, FormRow, OperationRow};
 use serde_json::{Map, Value};
 
-use crate::{FormFailure, dates};
+use crate::{FormFailure, dates, swapped};
 
 type Doc = Map<String, Value>;
 
@@ -88,7 +88,9 @@ fn operations(doc: &Doc) -> Result<Vec<OperationRow>, FormFailure> {
             let entry = entry.as_object().ok_or(FormFailure::Unexpected("history"))?;
             Ok(OperationRow {
                 user_id: text(entry, "user")?,
-                operation: text(entry, "operation")?.ok_or(FormFailure::Absent("operation of a history entry"))?,
+                operation: text(entry, "operation")?
+                    .map(|operation| swapped::cut(&operation))
+                    .ok_or(FormFailure::Absent("operation of a history entry"))?,
                 date: date(entry, "date")?.ok_or(FormFailure::Absent("date of a history entry"))?,
             })
         })

@@ -10,9 +10,20 @@ pub fn parse(text: &str) -> Option<DateTime<Utc>> {
         .strip_suffix("+00:00")
         .filter(|rest| !rest.contains('.'))
         .unwrap_or(plain);
-    if let Some((_, fraction)) = plain.split_once('.')
-        && !(1..=6).contains(&fraction.len())
-    {
+    let (whole, fraction) = match plain.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (plain, None),
+    };
+    // The reader below would take single digits, signs, and a sixty-first second.
+    let is_exact = whole.len() == "YYYY-MM-DDTHH:MM:SS".len()
+        && whole.bytes().enumerate().all(|(place, byte)| match place {
+            4 | 7 => byte == b'-',
+            10 => byte == b'T',
+            13 | 16 => byte == b':',
+            _ => byte.is_ascii_digit(),
+        })
+        && !whole.ends_with("60");
+    if !is_exact || fraction.is_some_and(|fraction| !(1..=6).contains(&fraction.len())) {
         return None;
     }
     NaiveDateTime::parse_from_str(plain, "%Y-%m-%dT%H:%M:%S%.f")
@@ -45,6 +56,12 @@ mod tests {
             "2019-03-02T08:15:00.5+00:00Z",
             "2019-13-02T08:15:00Z",
             "2019-03-02T08:15:00.Z",
+            "2019-3-02T08:15:00Z",
+            "+2019-03-2T08:15:0Z",
+            "2019-03-02T08:15:60Z",
+            "2019-03-02 08:15:00Z",
+            "2019-03-02T08:15:00+00:00",
+            "2019-03-02T08:15:00+02:00Z",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

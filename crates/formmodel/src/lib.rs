@@ -13,10 +13,16 @@
 //! * `columns`: which column comes from which key of the document.
 //! * `dates`: the date-times that Couch documents hold.
 //! * `ledgers`: the ledger instructions join what the case blocks do.
+//! * `lost_xml`: XML for forms that have lost theirs.
+//! * `swapped`: forms that replaced a duplicate, and how their documents are mended.
+//! * `system_action`: forms that tell of what HQ did to other documents.
 
 mod columns;
 pub mod dates;
 mod ledgers;
+mod lost_xml;
+mod swapped;
+mod system_action;
 
 use proto::doctype::DocType;
 use proto::effects::{AttachmentFacts, FormEffects, FormFacts};
@@ -24,6 +30,10 @@ use proto::ids::{CaseId, Domain, FormId};
 use proto::rows::FormBundle;
 use serde_json::{Map, Value};
 use xform::LedgerBlocks;
+
+pub use lost_xml::{XmlSource, restore_xml};
+pub use swapped::{OPERATION_PREFIX, REPLACED_PREFIX, repaired, replaced_form};
+pub use system_action::{ActionFault, SYSTEM_ACTION_XMLNS, SystemAction, system_action};
 
 /// A form, migrated.
 #[derive(Clone, Debug)]
@@ -40,6 +50,8 @@ pub struct MigratedForm {
     pub is_problem_form: bool,
     /// It changes ledgers.
     pub has_ledgers: bool,
+    /// What HQ did to other documents, if the form tells of that.
+    pub action: Option<SystemAction>,
 }
 
 /// Why a form cannot be migrated. No variant holds a value of the form.
@@ -54,9 +66,12 @@ pub enum FormFailure {
     /// A key holds a value of another type than HQ's model allows.
     #[error("the document's {0} is not of the expected type")]
     Unexpected(&'static str),
-    /// `form.xml` is nowhere to be found.
-    #[error("the form has no form.xml: neither the blob store nor the document holds it")]
-    NoXml,
+    /// `form.xml` is nowhere to be found, and nothing can be made in its place.
+    #[error("the form has lost its form.xml, and it cannot be rebuilt: {0}")]
+    NoXml(#[source] xform::RoundtripError),
+    /// A system action that cannot be understood.
+    #[error("the form holds a system action that cannot be understood: {0}")]
+    SystemAction(#[source] ActionFault),
     /// `form.xml` cannot be read.
     #[error("form.xml cannot be read: {0}")]
     Xml(#[source] xform::XmlError),
@@ -75,7 +90,8 @@ impl FormFailure {
             Self::OtherDomain => "C2S-2301",
             Self::Absent(_) => "C2S-2302",
             Self::Unexpected(_) => "C2S-2303",
-            Self::NoXml => "C2S-2304",
+            Self::NoXml(_) => "C2S-2304",
+            Self::SystemAction(_) => "C2S-2309",
             Self::Xml(error) => error.code(),
             Self::Form(error) => error.code(),
             Self::Ledger(error) => error.code(),
@@ -97,8 +113,8 @@ impl From<xform::LedgerError> for FormFailure {
 
 /// Migrates a form.
 ///
-/// `doc_type` is the document's type, `xml` the bytes of `form.xml` when there are any, `attachments` the form's other
-/// attachments as their blob metadata describes them.
+/// `doc_type` is the document's type, `xml` the bytes of `form.xml` (or what [`restore_xml`] made in its place),
+/// `attachments` the form's other attachments as their blob metadata describes them.
 ///
 /// # Errors
 /// See [`FormFailure`]; such a form gets no row.
@@ -106,14 +122,13 @@ pub fn migrate(
     domain: &Domain,
     doc_type: DocType,
     document: &Value,
-    xml: Option<&[u8]>,
+    xml: &[u8],
     attachments: Vec<AttachmentFacts>,
 ) -> Result<MigratedForm, FormFailure> {
     let doc = document.as_object().ok_or(FormFailure::Unexpected("root"))?;
     if doc.get("domain").and_then(Value::as_str) != Some(domain.as_str()) {
         return Err(FormFailure::OtherDomain);
     }
-    let xml = xml.ok_or(FormFailure::NoXml)?;
     let is_problem_form = doc_type == DocType::XFormInstance && columns::is_truthy(doc.get("problem"));
     let migrated_as = if is_problem_form { DocType::XFormError } else { doc_type };
     let bundle = columns::bundle(domain, migrated_as, doc)?;
@@ -132,7 +147,11 @@ pub fn migrate(
         has_noop_block: false,
         is_problem_form,
         has_ledgers: false,
+        action: None,
     };
+    if migrated.bundle.form.xmlns == SYSTEM_ACTION_XMLNS {
+        migrated.action = Some(system_action(&migrated.body).map_err(FormFailure::SystemAction)?);
+    }
     if processed && migrated.bundle.form.initial_processing_complete {
         add_effects(&mut migrated, blocks, attachments)?;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use broker::Broker;
 use case_worker::CaseHandler;
 use diff_worker::DiffHandler;
-use form_worker::FormHandler;
+use form_worker::{FormHandler, SourceAccess};
 use service::worker::{BatchHandler, WorkerOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,13 @@ impl Workforce {
         let (state, target) = (context.state.clone(), context.target.clone());
         let forms_db = context.forms_db.clone();
         let handlers: [Arc<dyn BatchHandler>; 3] = [
-            Arc::new(FormHandler::new(state.clone(), target.clone(), forms_db.clone(), blobs)),
+            Arc::new(FormHandler::new(
+                state.clone(),
+                target.clone(),
+                forms_db.clone(),
+                blobs,
+                SourceAccess::of(&context.config),
+            )),
             Arc::new(CaseHandler::new(state.clone(), target.clone())),
             Arc::new(DiffHandler::new(state.clone(), target, forms_db)),
         ];

@@ -11,8 +11,10 @@
 //! A document that cannot be migrated is recorded with its reason, and the others go on. Deleted cases pass here too: their
 //! document becomes an event, an input of the case's replay.
 
+mod form_blobs;
 mod plan;
 mod read;
+mod swapped;
 mod write;
 
 use async_trait::async_trait;
@@ -20,6 +22,7 @@ use blobs::BlobStore;
 use couch::Database;
 use hqsql::Target;
 use proto::topology::Stage;
+use service::config::Config;
 use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
@@ -34,22 +37,44 @@ const WRITE_AT_ONCE: usize = 300;
 /// Bytes of XML gathered for one transaction at most: bounds the memory of a batch, whatever its documents weigh.
 const WRITE_BYTES: usize = 8 * 1024 * 1024;
 
+/// What may be done to the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceAccess {
+    /// Nothing is written.
+    ReadOnly,
+    /// Forms that replaced a duplicate are repaired.
+    Repairs,
+}
+
+impl SourceAccess {
+    /// As the configuration says.
+    pub fn of(config: &Config) -> Self {
+        if config.source.read_only {
+            Self::ReadOnly
+        } else {
+            Self::Repairs
+        }
+    }
+}
+
 /// Handles form batches.
 pub struct FormHandler {
     state: State,
     target: Target,
     forms_db: Database,
     blobs: BlobStore,
+    access: SourceAccess,
 }
 
 impl FormHandler {
     /// A handler on these stores.
-    pub fn new(state: State, target: Target, forms_db: Database, blobs: BlobStore) -> Self {
+    pub fn new(state: State, target: Target, forms_db: Database, blobs: BlobStore, access: SourceAccess) -> Self {
         Self {
             state,
             target,
             forms_db,
             blobs,
+            access,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use couch::Couch;
-use form_worker::FormHandler;
+use form_worker::{FormHandler, SourceAccess};
 use service::connect;
 use service::process::{StartFailure, run_worker};
 use service::worker::BatchHandler;
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
             let couch =
                 Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
             let forms_db = couch.database(&config.source.forms_db);
-            Ok(Arc::new(FormHandler::new(state, target, forms_db, blobs)) as Arc<dyn BatchHandler>)
+            let access = SourceAccess::of(&config);
+            Ok(Arc::new(FormHandler::new(state, target, forms_db, blobs, access)) as Arc<dyn BatchHandler>)
         },
     )
 }

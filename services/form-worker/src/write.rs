@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use formmodel::MigratedForm;
-use hqsql::{BlobRetype, FencedTx, ShardId};
+use hqsql::{BlobRetype, FencedTx, RemovedBlob, ShardId};
 use proto::doctype::DocType;
 use proto::effects::CaseEvent;
 use proto::ids::Domain;
@@ -12,7 +12,8 @@ use proto::rows::{BlobMetaRow, FormBundle};
 use serde_json::Value;
 use service::worker::{BatchFailure, chain};
 use state::batch::Claim;
-use state::form_stage::{BlobChange, DocIntent, FormResults, StagedCase, StagedDeletedCase, StagedForm};
+use state::blob_change::{BlobAction, BlobChange};
+use state::form_stage::{DocIntent, FormResults, StagedCase, StagedDeletedCase, StagedForm};
 
 use crate::FormHandler;
 use crate::plan::Candidate;
@@ -78,6 +79,7 @@ impl FormHandler {
         candidates: Vec<Candidate>,
         results: &mut FormResults,
     ) -> Result<Vec<(Candidate, MigratedForm)>, BatchFailure> {
+        let domain_of_rows = domain.clone();
         let domain = domain.clone();
         let span = tracing::info_span!("migrate", forms = candidates.len());
         let migrated = tokio::task::spawn_blocking(move || {
@@ -90,7 +92,7 @@ impl FormHandler {
                         &domain,
                         candidate.doc_type,
                         &candidate.document,
-                        candidate.xml.as_deref(),
+                        &candidate.xml,
                         attachments,
                     );
                     (candidate, form)
@@ -102,7 +104,7 @@ impl FormHandler {
         let mut forms = Vec::with_capacity(migrated.len());
         for (candidate, form) in migrated {
             match form {
-                Ok(form) => match hqsql::check_form(&form.bundle) {
+                Ok(form) => match check_rows(&domain_of_rows, &candidate, &form) {
                     Ok(()) => forms.push((candidate, form)),
                     Err(error) => results
                         .failed
@@ -205,7 +207,8 @@ impl FormHandler {
                 });
             }
         }
-        let changes: Vec<BlobChange> = written.iter().flat_map(blob_changes).collect();
+        let mut changes: Vec<BlobChange> = written.iter().flat_map(blob_changes).collect();
+        changes.extend(remove_dangling(tx, &written).await?);
         self.state.record_blob_changes(claim, &changes).await?;
         Ok(written)
     }
@@ -213,7 +216,10 @@ impl FormHandler {
     async fn merge(&self, claim: &Claim, tx: &FencedTx, written: &[Written]) -> hqsql::Result<()> {
         let ids: Vec<String> = written.iter().map(|one| one.candidate.doc_id.clone()).collect();
         let bundles: Vec<FormBundle> = written.iter().map(|one| one.form.bundle.clone()).collect();
-        let inserts: Vec<BlobMetaRow> = written.iter().flat_map(|one| new_rows(&claim.domain, one)).collect();
+        let inserts: Vec<BlobMetaRow> = written
+            .iter()
+            .flat_map(|one| new_rows(&claim.domain, &one.candidate, one.first_staged_at))
+            .collect();
         let retypes: Vec<BlobRetype> = written
             .iter()
             .flat_map(|one| one.candidate.retypes.iter().cloned())
@@ -238,6 +244,15 @@ impl FormHandler {
             let Some(stored) = stored.get(&one.candidate.doc_id) else {
                 return Err(BatchFailure::defect("a form was committed and is not there"));
             };
+            if one.candidate.lacks_attachments {
+                let mut doc = failed_candidate(
+                    &one.candidate,
+                    "C2S-2311",
+                    "the blob of an attachment is nowhere, and neither document nor store tells its length".to_owned(),
+                );
+                doc.missing = false;
+                results.failed.push(doc);
+            }
             results.forms.push(staged(one, stored)?);
         }
         Ok(())
@@ -275,6 +290,27 @@ impl FormHandler {
     }
 }
 
+/// Removes metadata rows whose blobs are nowhere, and gives what is to be put on record of them before the transaction
+/// commits.
+async fn remove_dangling(tx: &FencedTx, written: &[Written]) -> hqsql::Result<Vec<BlobChange>> {
+    let rows: Vec<(String, String)> = written
+        .iter()
+        .flat_map(|one| {
+            let form_id = &one.candidate.doc_id;
+            one.candidate.dangling.iter().map(|key| (form_id.clone(), key.clone()))
+        })
+        .collect();
+    let by_form: HashMap<&str, &Written> = written.iter().map(|one| (one.candidate.doc_id.as_str(), one)).collect();
+    let removed = tx.remove_blobmeta(&rows).await?;
+    Ok(removed
+        .into_iter()
+        .filter_map(|row| {
+            let one = *by_form.get(row.parent_id.as_str())?;
+            Some(removal(row, one))
+        })
+        .collect())
+}
+
 fn intent(candidate: &Candidate) -> DocIntent {
     DocIntent {
         doc_id: candidate.doc_id.clone(),
@@ -284,29 +320,54 @@ fn intent(candidate: &Candidate) -> DocIntent {
 }
 
 fn blob_changes(one: &Written) -> Vec<BlobChange> {
-    let inserts = one.candidate.missing_meta.iter().map(|meta| BlobChange {
-        retyped_from: None,
-        key: meta.key.clone(),
+    let change = |action, key: &str, name: &str, type_code| BlobChange {
+        action,
+        key: key.to_owned(),
         parent_id: one.candidate.doc_id.clone(),
-        name: meta.name.clone(),
-        new_type: meta.type_code,
+        name: name.to_owned(),
+        type_code,
         created_on: one.first_staged_at,
+    };
+    let inserts = one.candidate.missing_meta.iter().map(|meta| {
+        change(
+            BlobAction::Insert { origin: meta.origin },
+            &meta.key,
+            &meta.name,
+            meta.type_code,
+        )
     });
-    let retypes = one.candidate.retypes.iter().map(|retype| BlobChange {
-        retyped_from: Some(retype.from),
-        key: retype.key.clone(),
-        parent_id: retype.parent_id.clone(),
-        name: String::new(),
-        new_type: retype.to,
-        created_on: one.first_staged_at,
-    });
+    let retypes = one
+        .candidate
+        .retypes
+        .iter()
+        .map(|retype| change(BlobAction::Retype { from: retype.from }, &retype.key, "", retype.to));
     inserts.chain(retypes).collect()
 }
 
-fn new_rows(domain: &Domain, one: &Written) -> Vec<BlobMetaRow> {
-    let rows = one.candidate.missing_meta.iter().map(|meta| BlobMetaRow {
+/// A removed row, as it must be put back.
+fn removal(removed: RemovedBlob, one: &Written) -> BlobChange {
+    BlobChange {
+        action: BlobAction::Remove { row: removed.row },
+        key: removed.key,
+        parent_id: removed.parent_id,
+        name: removed.name,
+        type_code: removed.type_code,
+        created_on: one.first_staged_at,
+    }
+}
+
+/// Whether the tables can hold the form, its operations, and the rows of its blobs.
+fn check_rows(domain: &Domain, candidate: &Candidate, form: &MigratedForm) -> Result<(), hqsql::RowError> {
+    hqsql::check_form(&form.bundle)?;
+    new_rows(domain, candidate, DateTime::UNIX_EPOCH)
+        .iter()
+        .try_for_each(hqsql::check_blobmeta)
+}
+
+fn new_rows(domain: &Domain, candidate: &Candidate, created_on: DateTime<Utc>) -> Vec<BlobMetaRow> {
+    let rows = candidate.missing_meta.iter().map(|meta| BlobMetaRow {
         domain: domain.as_str().to_owned(),
-        parent_id: one.candidate.doc_id.clone(),
+        parent_id: candidate.doc_id.clone(),
         name: meta.name.clone(),
         key: meta.key.clone(),
         type_code: meta.type_code,
@@ -314,7 +375,7 @@ fn new_rows(domain: &Domain, one: &Written) -> Vec<BlobMetaRow> {
         compressed_length: None,
         content_type: meta.content_type.clone(),
         properties: None,
-        created_on: one.first_staged_at,
+        created_on,
     });
     rows.collect()
 }

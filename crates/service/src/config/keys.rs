@@ -16,6 +16,8 @@ pub enum KeyKind {
     Duration,
     /// A whole number.
     Count,
+    /// `true` or `false`.
+    Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of texts.
@@ -35,6 +37,7 @@ impl KeyKind {
             Self::Path => "a path in quotes".to_owned(),
             Self::Duration => "a time span in quotes, such as \"30s\" or \"1h 30m\"".to_owned(),
             Self::Count => "a whole number within its range".to_owned(),
+            Self::Flag => "true or false".to_owned(),
             Self::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
             Self::List => "a list of texts, such as [\"program\", \"argument\"]".to_owned(),
             Self::Address => "an IP address with port in quotes, such as \"127.0.0.1:9100\"".to_owned(),
@@ -51,6 +54,7 @@ impl KeyKind {
             Self::Path => "path",
             Self::Duration => "time span",
             Self::Count => "number",
+            Self::Flag => "flag",
             Self::Choice(_) => "word",
             Self::List => "list of texts",
             Self::Address => "address",
@@ -133,7 +137,7 @@ pub const SECTIONS: [(&str, &str); 11] = [
 ];
 
 use KeyDefault::{Absent, Required, Value};
-use KeyKind::{Address, Choice, Count, Duration, List, Path, Secret, Shards, Text, Url};
+use KeyKind::{Address, Choice, Count, Duration, Flag, List, Path, Secret, Shards, Text, Url};
 
 const fn key(
     section: &'static str,
@@ -170,6 +174,7 @@ pub const KEYS: &[Key] = &[
     key("source", "max_concurrency", Count, "requests", Value("16"), "Requests at a time, per process."),
     key("source", "max_requests_per_second", Count, "requests per second", Value("200"), "Rate that requests are held to, per process."),
     key("source", "timeout", Duration, "", Value("\"60s\""), "Longest time for one request; it is tried again afterwards."),
+    key("source", "read_only", Flag, "", Value("false"), "Never write to `forms_db`: forms that once replaced a duplicate are then put on record (C2S-2308) instead of being repaired. Domain documents are written all the same, by `COMMIT`."),
 
     key("blobs", "kind", Choice(&["fs", "s3"]), "", Value("\"fs\""), "`fs`: a directory. `s3`: a bucket of S3, or of anything that speaks its protocol."),
     key("blobs", "path", Path, "", Absent("required for `fs`"), "For `fs`: HQ's shared blob directory."),

@@ -39,6 +39,8 @@ pub struct SourceConfig {
     /// Longest time for one request.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// Whether forms are never written.
+    pub read_only: bool,
 }
 
 /// Where blobs are.

@@ -115,6 +115,7 @@ fn parse(key: &Key, text: &str) -> Option<Value> {
         | KeyKind::Choice(_)
         | KeyKind::Address => Some(Value::from(text)),
         KeyKind::Count => text.trim().parse::<u64>().ok().map(Value::from),
+        KeyKind::Flag => text.trim().parse::<bool>().ok().map(Value::from),
         KeyKind::List | KeyKind::Shards => Figment::from(Toml::string(&format!("value = {text}")))
             .find_value("value")
             .ok(),

@@ -4,6 +4,7 @@ use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
 use state::Status;
+use state::blob_change::BlobOrigin;
 use state::stats::TypeStats;
 
 use crate::context::Context;
@@ -36,6 +37,10 @@ struct Found {
     parked: i64,
     dirty: i64,
     undiffed: i64,
+    /// Forms whose lost XML was restored.
+    restored_xml: i64,
+    /// Rows of blob metadata that were removed.
+    removed_blobmeta: i64,
 }
 
 impl Found {
@@ -103,6 +108,7 @@ pub(crate) async fn print_after_run(context: &Context, domain: &Domain) -> Resul
 async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
     let migration = super::migration_of(context, domain).await?;
     let obstacles = context.state.obstacles(migration.id).await?;
+    let (restored_xml, removed_blobmeta) = context.state.blob_repairs(migration.id).await?;
     Ok(Found {
         status: migration.status,
         rows: context.state.type_stats(migration.id).await?,
@@ -110,6 +116,8 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         parked: obstacles.parked,
         dirty: obstacles.dirty,
         undiffed: obstacles.undiffed,
+        restored_xml,
+        removed_blobmeta,
     })
 }
 
@@ -136,6 +144,8 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         parked: 0,
         dirty: 0,
         undiffed: 0,
+        restored_xml: 0,
+        removed_blobmeta: 0,
     })
 }
 
@@ -174,6 +184,18 @@ fn print_pending(domain: &Domain, found: &Found) {
             found.errors
         );
     }
+    if found.restored_xml > 0 {
+        println!(
+            "There are {} forms whose form.xml was lost and has been restored: `stats --verbose` lists them.",
+            found.restored_xml
+        );
+    }
+    if found.removed_blobmeta > 0 {
+        println!(
+            "{} rows of blob metadata led to no blob and were removed; `reset` would put them back.",
+            found.removed_blobmeta
+        );
+    }
     if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
         println!("Look at differences with `couch_sql_diff {domain} show`.");
     }
@@ -194,6 +216,17 @@ async fn print_lists(context: &Context, migration: &state::Migration) -> Result<
     for (kind, doc_id) in missing {
         println!("  {kind} {doc_id}");
     }
+    let restored = context.state.restored_xml(migration.id, LISTED).await?;
+    if !restored.is_empty() {
+        println!("\nForms with restored XML (the first {LISTED} at most):");
+    }
+    for form in restored {
+        let origin = match form.origin {
+            BlobOrigin::XmlProperty => "from the document's #xml",
+            _ => "rebuilt from the document's form JSON",
+        };
+        println!("  {} {origin}, blob {}", form.form_id, form.key);
+    }
     Ok(())
 }
 
@@ -211,5 +244,7 @@ fn as_json(domain: &Domain, found: &Found) -> serde_json::Value {
         "parked_batches": found.parked,
         "cases_to_replay": found.dirty,
         "pending_case_diffs": found.undiffed,
+        "restored_form_xml": found.restored_xml,
+        "removed_blob_metadata": found.removed_blobmeta,
     })
 }

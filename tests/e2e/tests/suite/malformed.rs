@@ -61,8 +61,7 @@ async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> R
             .stdout
             .lines()
             .any(|line| line.contains(&form.form_id) && line.contains("C2S-"));
-        // A form without XML is recorded, though HQ could rebuild the XML of this one: the workers do not yet.
-        let expected = form.outcome != Outcome::NotOurs;
+        let expected = form.outcome == Outcome::Refused;
         if recorded.contains(&form.form_id) != expected || listed != expected {
             wrong.push(format!(
                 "{}: on record {}, listed {listed}",
@@ -76,6 +75,9 @@ async fn malformed_documents_are_recorded_and_everything_else_is_migrated() -> R
     let innocent: Vec<_> = recorded.difference(&known).collect();
     ensure!(innocent.is_empty(), "recorded without reason: {innocent:?}");
 
+    for form in spoilt.iter().filter(|form| form.outcome == Outcome::RebuiltFromJson) {
+        assert_rebuilt(&world, form, &verbose.stdout).await?;
+    }
     assert_others_are_migrated(&world, &generated.model, &spoilt).await?;
     let neighbour = world.actual("rough-neighbour").await?;
     for case in &foreign_rows {
@@ -120,6 +122,36 @@ fn take_form_id(generated: &mut GeneratedDomain) -> Result<Malformed> {
     })
 }
 
+/// The form is migrated, and its XML is a blob again, with the one row of metadata that HQ wants.
+async fn assert_rebuilt(world: &World, form: &Malformed, verbose: &str) -> Result<()> {
+    let states = world
+        .target()
+        .query(
+            "select state from form_processor_xforminstancesql where form_id = $1",
+            &[&form.form_id],
+        )
+        .await?;
+    ensure!(states.len() == 1 && states[0].get::<_, i16>(0) == 1, "{}", form.fault);
+    let rows = world
+        .target()
+        .query(
+            "select key, type_code, content_type, content_length from blobs_blobmeta where parent_id = $1",
+            &[&form.form_id],
+        )
+        .await?;
+    ensure!(rows.len() == 1, "{} rows of blob metadata", rows.len());
+    let (key, type_code): (String, i16) = (rows[0].get(0), rows[0].get(1));
+    ensure!(type_code == 2 && rows[0].get::<_, Option<&str>>(2) == Some("text/xml"));
+    ensure!(form.blobmeta.iter().all(|row| row.key != key), "the row leads nowhere");
+    let blob = std::fs::read(world.folder().join("blobs").join(&key))?;
+    ensure!(i64::try_from(blob.len())? == rows[0].get::<_, i64>(3));
+    let listed = verbose
+        .lines()
+        .any(|line| line.contains(&form.form_id) && line.contains("rebuilt") && line.contains(&key));
+    ensure!(listed, "{verbose}");
+    Ok(())
+}
+
 /// The rows are the model's: nothing of the spoilt forms is there but what their blob metadata was before.
 async fn assert_others_are_migrated(world: &World, model: &generator::Model, spoilt: &[Malformed]) -> Result<()> {
     let spoilt_ids: BTreeSet<&str> = spoilt.iter().map(|form| form.form_id.as_str()).collect();
@@ -127,6 +159,20 @@ async fn assert_others_are_migrated(world: &World, model: &generator::Model, spo
     actual
         .blobmeta
         .retain(|row| !spoilt_ids.contains(row.parent_id.as_str()));
+    for form in spoilt.iter().filter(|form| form.outcome == Outcome::RebuiltFromJson) {
+        ensure!(actual.forms.remove(&form.form_id).is_some(), "{}", form.fault);
+        let before = actual.cases.len();
+        let touches = |case: &ActualCase| {
+            let mut forms = case.transactions.iter().map(|row| row.form_id.as_deref());
+            forms.any(|id| id == Some(&form.form_id))
+        };
+        actual.cases.retain(|_, case| !touches(case));
+        ensure!(
+            before == actual.cases.len() + 1,
+            "{}: its case is not there",
+            form.fault
+        );
+    }
     let differences = compare(model, &actual, SHOWN);
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
