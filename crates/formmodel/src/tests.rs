@@ -16,7 +16,7 @@ fn migrated(doc_type: DocType, problem: Option<&str>, blocks: &str) -> Result<Mi
         doc["problem"] = json!(problem);
     }
     let xml = format!("<data xmlns=\"http://stock\"><meta><userID>u</userID></meta>{blocks}</data>");
-    migrate(&Domain::new("demo"), doc_type, &doc, Some(xml.as_bytes()), Vec::new())
+    migrate(&Domain::new("demo"), doc_type, &doc, xml.as_bytes(), Vec::new())
 }
 
 fn balance(case_id: &str, quantity: &str) -> String {

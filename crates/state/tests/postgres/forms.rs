@@ -1,9 +1,8 @@
 //! What the form stage puts on record: revisions, staged effects, verdicts, errors.
 
-use chrono::DateTime;
 use proto::topology::Stage;
 use state::case_stage::CaseResults;
-use state::form_stage::{DocIntent, FailedDoc, FormResults, StagedDeletedCase};
+use state::form_stage::{FailedDoc, FormResults, StagedDeletedCase};
 
 use crate::fixture::{Fixture, intent, staged_form, strings};
 
