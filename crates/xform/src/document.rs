@@ -11,12 +11,13 @@ use quick_xml::events::{BytesStart, Event};
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
+use crate::allowance::{Allowance, MAX_RESERVED_KEYS, check_text};
 use crate::blocks::DEVICE_REPORT_XMLNS;
 use crate::datetimes::adjust_datetimes;
 use crate::decode::decode;
 use crate::error::XmlError;
 use crate::ledgers::{LedgerBlocks, LedgerElement};
-use crate::limits::{MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, MAX_XML_BYTES};
+use crate::limits::{MAX_DEPTH, MAX_XML_BYTES};
 use crate::markup::{
     Problem, attribute_value, attributes, is_blank, is_plain_name, normalise_line_ends, reference, split_name,
 };
@@ -72,7 +73,7 @@ pub(crate) fn convert(xml: &[u8]) -> Result<(Value, LedgerBlocks), XmlError> {
     let text = decode(xml)?;
     let mut reader = Reader::from_str(&text);
     reader.config_mut().check_comments = true;
-    let mut conversion = Conversion::default();
+    let mut conversion = Conversion::new(xml.len());
     let mut position = 0;
     loop {
         let event = reader
@@ -98,7 +99,6 @@ struct OpenElement<'x> {
     namespace_mark: usize,
 }
 
-#[derive(Default)]
 struct Conversion<'x> {
     open: Vec<OpenElement<'x>>,
     /// Keys and values of all open elements, those of the innermost last. One vector for all of them, so that an object
@@ -112,11 +112,23 @@ struct Conversion<'x> {
     ledgers: LedgerBlocks,
     /// The ledger block that is open, and how many elements are open around it.
     open_ledger: Option<(LedgerElement, usize)>,
-    nodes: usize,
-    namespace_bytes: usize,
+    allowance: Allowance,
 }
 
 impl<'x> Conversion<'x> {
+    fn new(xml_bytes: usize) -> Self {
+        Self {
+            open: Vec::new(),
+            entries: Vec::new(),
+            namespaces: Namespaces::default(),
+            root: None,
+            instruction: None,
+            ledgers: LedgerBlocks::default(),
+            open_ledger: None,
+            allowance: Allowance::new(xml_bytes),
+        }
+    }
+
     fn event(&mut self, event: Event<'x>, position: u64) -> Result<(), XmlError> {
         let at = |problem| locate(problem, position);
         match event {
@@ -174,23 +186,23 @@ impl<'x> Conversion<'x> {
         if self.open.len() >= MAX_DEPTH {
             return Err(Problem::Limit("levels of elements", MAX_DEPTH));
         }
-        self.count_node()?;
+        self.allowance.take_element()?;
         let (prefix, name) = split_name(tag.name().into_inner())?;
         let namespace_mark = self.namespaces.enter();
         let first_entry = self.entries.len();
 
         let attributes = attributes(tag.attributes_raw())?;
+        self.allowance.take_attributes(attributes.len())?;
         for (name, raw) in &attributes {
             if let Some(prefix) = declared_prefix(name)? {
-                self.count_node()?;
                 self.namespaces
                     .declare(namespace_mark, prefix, &attribute_value(raw)?)?;
             }
         }
         for (name, raw) in &attributes {
             if declared_prefix(name)?.is_none() {
-                self.count_node()?;
                 let key = self.attribute_key(name)?;
+                check_text(raw)?;
                 let value = attribute_value(raw)?.into_owned();
                 self.entries.push((key, Value::String(value)));
             }
@@ -206,8 +218,7 @@ impl<'x> Conversion<'x> {
         };
         let namespace = found.map(Rc::clone);
         if let (false, Some(uri)) = (same, &namespace) {
-            self.namespace_bytes += uri.len();
-            self.check_namespace_bytes()?;
+            self.allowance.take_namespace(uri)?;
             self.entries
                 .push(("@xmlns".to_owned(), Value::String(uri.as_ref().to_owned())));
         }
@@ -241,12 +252,14 @@ impl<'x> Conversion<'x> {
         let value = if self.entries.len() == element.first_entry {
             Value::String(element.text.into_owned())
         } else {
+            self.allowance.take_object()?;
+            let has_text = !element.text.trim().is_empty();
             let entries = self.entries.drain(element.first_entry..);
-            let mut object = Map::with_capacity((entries.len() + 1).min(MAX_RESERVED_KEYS));
+            let mut object = Map::with_capacity((entries.len() + usize::from(has_text)).min(MAX_RESERVED_KEYS));
             for (key, value) in entries {
                 add_entry(&mut object, key, value)?;
             }
-            if !element.text.trim().is_empty() {
+            if has_text {
                 let text = Value::String(element.text.into_owned());
                 object.insert("#text".to_owned(), text);
             }
@@ -264,9 +277,18 @@ impl<'x> Conversion<'x> {
             }
             self.root = Some((element.name, value));
         } else {
-            self.entries.push((element.name.into_string(), value));
+            self.push_child(element.name, value);
         }
         Ok(())
+    }
+
+    /// Repeats that follow each other join at once, so that they need no entry each.
+    fn push_child(&mut self, name: Box<str>, value: Value) {
+        let first_entry = self.open.last().map_or(0, |parent| parent.first_entry);
+        match self.entries[first_entry..].last_mut() {
+            Some((last, repeats)) if **last == *name => join(repeats, value),
+            _ => self.entries.push((name.into_string(), value)),
+        }
     }
 
     fn characters(&mut self, text: Cow<'x, str>) -> Result<(), Problem> {
@@ -281,7 +303,7 @@ impl<'x> Conversion<'x> {
                 } else {
                     element.text.to_mut().push_str(&text);
                 }
-                Ok(())
+                check_text(&element.text)
             }
         }
     }
@@ -310,32 +332,11 @@ impl<'x> Conversion<'x> {
             return Ok(format!("@{local}"));
         }
         let uri = self.namespaces.of_attribute(prefix)?;
-        self.namespace_bytes += uri.len();
         // Before the text is made, so that no key is made beyond the bound.
-        if self.namespace_bytes > MAX_NAMESPACE_BYTES {
-            return Err(Problem::Limit("bytes of namespaces", MAX_NAMESPACE_BYTES));
-        }
+        self.allowance.take_namespace(uri)?;
         Ok(format!("@{{{uri}}}{local}"))
     }
-
-    fn check_namespace_bytes(&self) -> Result<(), Problem> {
-        if self.namespace_bytes > MAX_NAMESPACE_BYTES {
-            return Err(Problem::Limit("bytes of namespaces", MAX_NAMESPACE_BYTES));
-        }
-        Ok(())
-    }
-
-    fn count_node(&mut self) -> Result<(), Problem> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(Problem::Limit("elements and attributes", MAX_NODES));
-        }
-        Ok(())
-    }
 }
-
-/// Most keys an object is given room for at once. Entries of one name become one key, so their number is no measure.
-const MAX_RESERVED_KEYS: usize = 32;
 
 /// A second child of the same name turns the value into a list; a second attribute is an error.
 fn add_entry(object: &mut Map<String, Value>, name: String, value: Value) -> Result<(), Problem> {
@@ -347,15 +348,22 @@ fn add_entry(object: &mut Map<String, Value>, name: String, value: Value) -> Res
         Entry::Occupied(place) if place.key().starts_with('@') => {
             return Err(Problem::Text("an attribute is given twice"));
         }
-        Entry::Occupied(mut place) => match place.get_mut() {
-            Value::Array(list) => list.push(value),
-            single => {
-                let first = single.take();
-                *single = Value::Array(vec![first, value]);
-            }
-        },
+        Entry::Occupied(mut place) => join(place.get_mut(), value),
     }
     Ok(())
+}
+
+/// Adds an element, or the list of several, to those of its name. No element converts to a list by itself.
+fn join(repeats: &mut Value, value: Value) {
+    let mut list = match repeats.take() {
+        Value::Array(list) => list,
+        single => vec![single],
+    };
+    match value {
+        Value::Array(more) => list.extend(more),
+        single => list.push(single),
+    }
+    *repeats = Value::Array(list);
 }
 
 /// The prefix that an attribute declares, empty for `xmlns` itself; `None` for an ordinary attribute.

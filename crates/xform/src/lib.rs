@@ -19,6 +19,7 @@
 //! a value or an error; sizes are bounded by the constants of [`limits`]. `docs/document-rules.md` states the rules in
 //! prose, with the choices made where HQ's own behaviour is open.
 
+mod allowance;
 mod blocks;
 mod codes;
 mod datetimes;

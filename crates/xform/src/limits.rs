@@ -14,10 +14,22 @@ pub const MAX_NODES: usize = 500_000;
 /// Most namespace declarations in scope at one place. Each prefix is looked up among them one by one.
 pub const MAX_BINDINGS: usize = 256;
 
-/// Most bytes that namespaces may add to the JSON. A namespace is written once in the XML and repeated in the JSON for
-/// each element that changes to it and for each qualified attribute: without a bound a small form could grow a
-/// thousandfold.
-pub const MAX_NAMESPACE_BYTES: usize = 32 << 20;
+/// Longest attribute value, and longest text of an element, in bytes. libxml2 stops at the same length, so HQ holds no
+/// form with a longer one.
+pub const MAX_TEXT_BYTES: usize = 10_000_000;
+
+/// A form smaller than this is allowed as much memory and as many bytes of namespaces as one of this size.
+pub const LEAST_COUNTED_BYTES: usize = 1 << 20;
+
+/// Most bytes of memory that the elements and attributes of a form may take for each byte of its XML while it is
+/// converted. Markup that says next to nothing takes far more memory than its size, up to a hundredfold; the forms of
+/// clients take about tenfold.
+pub const MAX_MEMORY_PER_BYTE: usize = 36;
+
+/// Most bytes that namespaces may add to the JSON for each byte of XML. A namespace is written once in the XML and repeated
+/// in the JSON for each element that changes to it and for each qualified attribute: without a bound a small form could
+/// grow a thousandfold.
+pub const MAX_NAMESPACE_BYTES_PER_BYTE: usize = 4;
 
 /// Longest text of a `varchar(255)` column in HQ's tables, in characters. Ids that do not fit can be stored nowhere.
 pub const MAX_ID_CHARS: usize = 255;

@@ -35,6 +35,9 @@ pub fn json_to_xml(form: &Value) -> Result<Vec<u8>, RoundtripError> {
     }
 }
 
+/// Most tabs before an element: those of a deep form must not outgrow its content.
+const MAX_INDENT: usize = 8;
+
 struct Writer {
     xml: String,
 }
@@ -140,7 +143,7 @@ impl Writer {
 
     fn line(&mut self, depth: usize) {
         self.xml.push('\n');
-        self.xml.extend(std::iter::repeat_n('\t', depth));
+        self.xml.extend(std::iter::repeat_n('\t', depth.min(MAX_INDENT)));
     }
 
     /// ` name="value"`; a name in Clark notation gets a prefix of its own.

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::limits::MAX_BINDINGS;
+use crate::limits::{
+    LEAST_COUNTED_BYTES, MAX_BINDINGS, MAX_MEMORY_PER_BYTE, MAX_NAMESPACE_BYTES_PER_BYTE, MAX_NODES, MAX_TEXT_BYTES,
+};
 
 /// As text: equality of JSON objects does not see the order of keys.
 fn converted(xml: &str) -> String {
@@ -246,23 +248,46 @@ fn nesting_is_bounded_as_in_libxml2() {
 
 #[test]
 fn size_is_bounded() {
-    let too_many = Err(XmlError::TooLarge {
-        what: "elements and attributes",
-        maximum: MAX_NODES,
-    });
+    let too_large = |what, maximum| Err(XmlError::TooLarge { what, maximum });
+    // Long enough names that the number of elements is what exceeds its bound.
+    let name = "n".repeat(40);
     assert_eq!(
-        xml_to_json(format!("<a>{}</a>", "<b/>".repeat(MAX_NODES)).as_bytes()),
-        too_many
+        xml_to_json(format!("<a>{}</a>", format!("<{name}/>").repeat(MAX_NODES)).as_bytes()),
+        too_large("elements and attributes", MAX_NODES)
     );
-    let attributes: String = (0..MAX_NODES).map(|number| format!(" b{number}='1'")).collect();
-    assert_eq!(xml_to_json(format!("<a{attributes}/>").as_bytes()), too_many);
+    let attributes: String = (0..MAX_NODES).map(|number| format!(" {name}{number}='1'")).collect();
+    assert_eq!(
+        xml_to_json(format!("<a{attributes}/>").as_bytes()),
+        too_large("elements and attributes", MAX_NODES)
+    );
     assert_eq!(
         xml_to_json(&vec![b' '; MAX_XML_BYTES + 1]),
-        Err(XmlError::TooLarge {
-            what: "bytes",
-            maximum: MAX_XML_BYTES
-        })
+        too_large("bytes", MAX_XML_BYTES)
     );
+    // Markup that says next to nothing is refused sooner.
+    for dense in ["<b/>", "<b/><c/>", "<b k=''/>"] {
+        let xml = format!("<a>{}</a>", dense.repeat((LEAST_COUNTED_BYTES - 7) / dense.len()));
+        assert_eq!(
+            xml_to_json(xml.as_bytes()),
+            too_large("bytes of memory", LEAST_COUNTED_BYTES * MAX_MEMORY_PER_BYTE),
+            "{dense}"
+        );
+    }
+    // But not the short answers of a real form, however many.
+    let answers = "<q1>1</q1><q2/><q3>no</q3>".repeat(20_000);
+    assert!(xml_to_json(format!("<a>{answers}</a>").as_bytes()).is_ok());
+    for long in [
+        format!("<a b='{}'/>", "x".repeat(MAX_TEXT_BYTES + 1)),
+        format!(
+            "<a b=''>{}</a>",
+            "x<!---->".repeat(MAX_TEXT_BYTES / 4) + &"x".repeat(MAX_TEXT_BYTES)
+        ),
+    ] {
+        assert_eq!(
+            xml_to_json(long.as_bytes()),
+            too_large("bytes of one text", MAX_TEXT_BYTES)
+        );
+    }
     let huge = "x".repeat(4 << 20);
     let form = xml_to_json(format!("<a b='{huge}'>{huge}</a>").as_bytes()).unwrap();
     assert_eq!(
@@ -284,21 +309,20 @@ fn namespaces_are_bounded() {
         })
     );
     // One long namespace, repeated in the JSON for each attribute, or for each change back and forth.
-    let long = "u".repeat(1 << 20);
-    let too_much = Err(XmlError::TooLarge {
-        what: "bytes of namespaces",
-        maximum: MAX_NAMESPACE_BYTES,
-    });
-    let attributes: String = (0..10_000).map(|number| format!(" p:b{number}='1'")).collect();
-    assert_eq!(
-        xml_to_json(format!("<a xmlns:p='{long}'{attributes}/>").as_bytes()),
-        too_much
-    );
-    let children = "<p:b/>".repeat(10_000);
-    assert_eq!(
-        xml_to_json(format!("<a xmlns:p='{long}'>{children}</a>").as_bytes()),
-        too_much
-    );
+    let long = "u".repeat(LEAST_COUNTED_BYTES);
+    let attributes: String = (0..1_000).map(|number| format!(" p:b{number}='1'")).collect();
+    for xml in [
+        format!("<a xmlns:p='{long}'{attributes}/>"),
+        format!("<a xmlns:p='{long}'>{}</a>", "<p:b/>".repeat(1_000)),
+    ] {
+        assert_eq!(
+            xml_to_json(xml.as_bytes()),
+            Err(XmlError::TooLarge {
+                what: "bytes of namespaces",
+                maximum: xml.len() * MAX_NAMESPACE_BYTES_PER_BYTE
+            })
+        );
+    }
 }
 
 #[test]
