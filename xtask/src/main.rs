@@ -7,6 +7,7 @@
 mod account;
 mod bench;
 mod demo;
+mod fuzz;
 mod lint;
 mod packages;
 mod ports;
@@ -57,6 +58,9 @@ enum Command {
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
     Bench(bench::BenchArguments),
+    /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
+    #[command(after_help = "Example: cargo xtask fuzz --seconds 600 --seed 7")]
+    Fuzz(fuzz::FuzzArguments),
 }
 
 fn main() -> ExitCode {
@@ -81,5 +85,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Lint => lint::run(&workspace),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
+        Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }
 }

@@ -1,0 +1,234 @@
+//! Runs inputs one after the other and watches what they cost.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::check::Subject;
+use crate::inputs::{Input, Inputs};
+use crate::measured;
+
+/// Most bytes that reading one input may allocate.
+pub const MAX_ALLOCATED_BYTES: usize = 64 << 20;
+
+/// Longest that one input may take. Far more than any needs, as the machine may be busy with other things.
+pub const MAX_TIME: Duration = Duration::from_secs(20);
+
+/// Stack of the thread that reads: that of the threads that read forms in a worker.
+const STACK_BYTES: usize = 2 << 20;
+
+/// How often the watching thread looks whether an input hangs.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What is checked of an input; the text says what is wrong.
+pub type Check = fn(&Subject) -> Result<(), String>;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides all inputs.
+    pub seed: u64,
+    /// How long to go on.
+    pub time: Duration,
+    /// Where the number of the current input and a failing input are written.
+    pub folder: PathBuf,
+}
+
+/// What the inputs so far cost at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// How many there were.
+    pub inputs: u64,
+    /// Most bytes allocated by one.
+    pub max_bytes: usize,
+    /// Longest time of one.
+    pub slowest: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it cost.
+    pub figures: Figures,
+    /// How long it took.
+    pub time: Duration,
+    /// The first failure, which ended it.
+    pub failure: Option<Failure>,
+}
+
+/// An input that must not be as it is.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its number.
+    pub number: u64,
+    /// What is wrong: `panic`, `rule`, `memory` or `hang`, and the details.
+    pub reason: String,
+    /// The file that holds it.
+    pub file: PathBuf,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.failure.is_some() { "failed" } else { "ok" };
+        let figures = &self.figures;
+        write!(
+            f,
+            "fuzz: {verdict} inputs={} seconds={} max_bytes={} slowest_ms={}",
+            figures.inputs,
+            self.time.as_secs(),
+            figures.max_bytes,
+            figures.slowest.as_millis()
+        )?;
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => write!(
+                f,
+                " number={} file={} reason={}",
+                failure.number,
+                failure.file.display(),
+                failure.reason.replace('\n', " ")
+            ),
+        }
+    }
+}
+
+/// The file with the number of the input that is being read, as eight bytes, little end first.
+pub fn progress_file(folder: &Path) -> PathBuf {
+    folder.join("current")
+}
+
+/// Writes an input to a file of its own.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn save(folder: &Path, seed: u64, number: u64, input: &Input) -> Result<PathBuf> {
+    let file = folder.join(format!("seed-{seed}-input-{number}.{}", input.kind.ending()));
+    fs::write(&file, &input.bytes).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// What the reading thread and the watching one both know.
+#[derive(Default)]
+struct Shared {
+    current: Mutex<(u64, Option<Instant>)>,
+    figures: Mutex<Figures>,
+}
+
+/// Runs inputs until the time is over, but at least the corpus, or until one fails.
+///
+/// # Errors
+/// The folder cannot be written, or the thread cannot be started.
+pub fn run(options: &Options, check: Check) -> Result<Outcome> {
+    let start = Instant::now();
+    fs::create_dir_all(&options.folder).with_context(|| format!("cannot make {}", options.folder.display()))?;
+    let progress = progress_file(&options.folder);
+    let progress = File::create(&progress).with_context(|| format!("cannot write {}", progress.display()))?;
+    let shared = Arc::new(Shared::default());
+    let (end, ended) = mpsc::channel();
+    let reader = Reader {
+        inputs: Inputs::new(options.seed),
+        check,
+        progress,
+        shared: Arc::clone(&shared),
+        until: start + options.time,
+    };
+    thread::Builder::new()
+        .name("reader".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || reader.run(&end))
+        .context("cannot start a thread")?;
+    let failed = loop {
+        match ended.recv_timeout(LOOK) {
+            Ok(end) => break end?,
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the reading thread ended without a word"),
+            Err(RecvTimeoutError::Timeout) => {
+                let (number, since) = *lock(&shared.current);
+                if since.is_some_and(|since| since.elapsed() > MAX_TIME) {
+                    // The thread cannot be stopped; it dies with the process.
+                    break Some((number, format!("hang: more than {} s", MAX_TIME.as_secs())));
+                }
+            }
+        }
+    };
+    let failure = match failed {
+        None => None,
+        Some((number, reason)) => {
+            let input = Inputs::new(options.seed).input(number);
+            let file = save(&options.folder, options.seed, number, &input)?;
+            Some(Failure { number, reason, file })
+        }
+    };
+    let figures = *lock(&shared.figures);
+    Ok(Outcome {
+        figures,
+        time: start.elapsed(),
+        failure,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The number of the input that failed, and why; nothing when the time is over.
+type End = Result<Option<(u64, String)>>;
+
+struct Reader {
+    inputs: Inputs,
+    check: Check,
+    progress: File,
+    shared: Arc<Shared>,
+    until: Instant,
+}
+
+impl Reader {
+    fn run(&self, end: &Sender<End>) {
+        let mut number = 0;
+        let outcome = loop {
+            if number >= self.inputs.least() && Instant::now() >= self.until {
+                break Ok(None);
+            }
+            match self.read(number) {
+                Ok(None) => number += 1,
+                Ok(Some(reason)) => break Ok(Some((number, reason))),
+                Err(error) => break Err(error),
+            }
+        };
+        // Nobody listens any more after a hang.
+        let _ = end.send(outcome);
+    }
+
+    /// What is wrong with an input, if anything.
+    fn read(&self, number: u64) -> Result<Option<String>> {
+        self.progress
+            .write_all_at(&number.to_le_bytes(), 0)
+            .context("cannot write the number of the input")?;
+        let Some(subject) = Subject::of(self.inputs.input(number)) else {
+            return Ok(None);
+        };
+        let start = Instant::now();
+        *lock(&self.shared.current) = (number, Some(start));
+        let (outcome, allocated) = measured(|| catch_unwind(AssertUnwindSafe(|| (self.check)(&subject))));
+        let time = start.elapsed();
+        *lock(&self.shared.current) = (number, None);
+        let mut figures = lock(&self.shared.figures);
+        figures.inputs += 1;
+        figures.max_bytes = figures.max_bytes.max(allocated);
+        figures.slowest = figures.slowest.max(time);
+        Ok(match outcome {
+            Err(_) => Some("panic".to_owned()),
+            Ok(Err(rule)) => Some(format!("rule: {rule}")),
+            Ok(Ok(())) if allocated > MAX_ALLOCATED_BYTES => Some(format!("memory: {allocated} bytes")),
+            Ok(Ok(())) if time > MAX_TIME => Some(format!("hang: {} ms", time.as_millis())),
+            Ok(Ok(())) => None,
+        })
+    }
+}
