@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub struct DatabaseInfo {
     pub update_seq: String,
     /// Documents, without deleted ones.
     pub doc_count: u64,
+    /// The server's clock, if it sends a `Date`.
+    pub date: Option<DateTime<Utc>>,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +91,10 @@ impl Database {
     /// Facts about the database.
     pub async fn info(&self) -> Result<DatabaseInfo> {
         let request = Request::new("info", Method::GET, self.root()?);
-        let body: InfoBody = self.transport.send(request, |answer| self.of_database(answer)).await?;
+        let (body, date): (InfoBody, _) = self
+            .transport
+            .send(request, |answer| Ok((self.of_database(answer)?, answer.date)))
+            .await?;
         let update_seq = match body.update_seq {
             Value::String(text) => text,
             other => other.to_string(),
@@ -96,6 +102,7 @@ impl Database {
         Ok(DatabaseInfo {
             update_seq,
             doc_count: body.doc_count,
+            date,
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Response, redirect};
 use secrecy::ExposeSecret;
@@ -76,6 +77,8 @@ pub(crate) struct Answer {
     op: &'static str,
     pub(crate) status: u16,
     pub(crate) body: Bytes,
+    /// The server's clock, from the `Date` header.
+    pub(crate) date: Option<DateTime<Utc>>,
     /// 1 for the first attempt.
     pub(crate) attempt: u32,
 }
@@ -303,6 +306,9 @@ impl Transport {
         if matches!(status, 401 | 403) {
             return Err(Error::Unauthorized { op, status }.into());
         }
+        let date = header(&response, DATE.as_str())
+            .and_then(|text| DateTime::parse_from_rfc2822(text).ok())
+            .map(|date| date.with_timezone(&Utc));
         let body = self.body(op, response).await;
         if status == 429 || status >= 500 {
             let error = body.ok().and_then(|body| server_error_name(&body));
@@ -315,6 +321,7 @@ impl Transport {
             op,
             status,
             body: body?,
+            date,
             attempt,
         })
     }

@@ -150,6 +150,36 @@ impl Target {
         tx.commit().await.map_err(&failed)
     }
 
+    /// Takes a migration in progress back to a dry run, as HQ's `unfinish` does; `now` is its new start.
+    ///
+    /// # Errors
+    /// [`Error::Progress`] when the migration is neither.
+    pub async fn set_unfinished(&self, domain: &Domain, now: DateTime<Utc>) -> Result<()> {
+        let failed = Error::during("write HQ's progress row");
+        let mut client = self.default_database().client().await?;
+        let tx = client.transaction().await.map_err(&failed)?;
+        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        match found {
+            Status::DryRun => return Ok(()),
+            Status::InProgress => {}
+            Status::NotStarted | Status::Complete => {
+                return Err(Error::Progress {
+                    domain: domain.to_string(),
+                    wanted: Status::DryRun,
+                    found,
+                });
+            }
+        }
+        tx.execute(
+            "update domain_migration_flags_domainmigrationprogress set migration_status = 'dry_run', started_on = $3 \
+             where domain = $1 and migration_slug = $2",
+            &[&domain.as_str(), &COUCH_TO_SQL, &now],
+        )
+        .await
+        .map_err(&failed)?;
+        tx.commit().await.map_err(&failed)
+    }
+
     /// Takes the start back. `completed_on` is not touched.
     ///
     /// # Errors

@@ -1,11 +1,21 @@
 //! What a diff worker reads and writes here. It may record what it found, and nothing else: it never moves a migration's
 //! state and never writes a case.
 
+use chrono::{DateTime, Utc};
 use sqlx::Row;
 
 use crate::batch::{Claim, check_claim, finish_claim};
 use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
+
+/// The cases of a batch, and how late they may be.
+#[derive(Clone, Debug)]
+pub struct DiffScope {
+    /// The cases.
+    pub cases: Vec<CaseToDiff>,
+    /// While the migration is live: cases that Couch has changed after this are left for another run.
+    pub cutoff: Option<DateTime<Utc>>,
+}
 
 /// A case to compare, at the generation that its rows had when the comparison began.
 #[derive(Clone, Debug)]
@@ -38,7 +48,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError::LostClaim`], [`StateError::EpochOver`].
-    pub async fn cases_to_diff(&self, claim: &Claim) -> Result<Vec<CaseToDiff>, StateError> {
+    pub async fn cases_to_diff(&self, claim: &Claim) -> Result<DiffScope, StateError> {
         let (buckets, ids) = with_buckets(&claim.ids);
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
@@ -52,15 +62,21 @@ impl State {
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
+        let cutoff = sqlx::query_scalar("select live_cutoff from migration where id = $1")
+            .bind(claim.migration_id.0)
+            .fetch_one(&mut *tx)
+            .await?;
         tx.commit().await?;
-        rows.iter()
-            .map(|row| {
-                Ok(CaseToDiff {
-                    case_id: row.try_get("case_id")?,
-                    generation: row.try_get("generation")?,
-                })
+        let cases = rows.iter().map(|row| {
+            Ok(CaseToDiff {
+                case_id: row.try_get("case_id")?,
+                generation: row.try_get("generation")?,
             })
-            .collect()
+        });
+        Ok(DiffScope {
+            cases: cases.collect::<Result<_, StateError>>()?,
+            cutoff,
+        })
     }
 
     /// Which of these forms have a case block without any action.

@@ -161,6 +161,8 @@ pub struct Migration {
     pub commit_step: Option<CommitStep>,
     /// Revision of the Domain document at the intent.
     pub commit_rev: Option<String>,
+    /// Cut-off of the last run, while the migration is live: documents and cases that are later are left for another run.
+    pub live_cutoff: Option<DateTime<Utc>>,
     /// Who drives it, while the lease holds.
     pub driver: Option<String>,
 }
@@ -189,6 +191,7 @@ impl Migration {
                 .map(|text| CommitStep::parse(&text).ok_or(StateError::Corrupt("commit step")))
                 .transpose()?,
             commit_rev: row.try_get("commit_rev")?,
+            live_cutoff: row.try_get("live_cutoff")?,
             driver: row.try_get("driver")?,
         })
     }
@@ -213,7 +216,7 @@ impl State {
     pub async fn migration(&self, domain: &Domain) -> Result<Option<Migration>, StateError> {
         let row = sqlx::query(
             "select id, domain, epoch, status, phase, purging, options::text as options, progress_set_at, started_at, finished_at,
-                    commit_step, commit_rev, case when driver_until > now() then driver_name end as driver
+                    commit_step, commit_rev, live_cutoff, case when driver_until > now() then driver_name end as driver
              from migration where domain = $1",
         )
         .bind(domain.as_str())
@@ -244,7 +247,7 @@ impl State {
     pub async fn started_migrations(&self) -> Result<Vec<Migration>, StateError> {
         let rows = sqlx::query(
             "select id, domain, epoch, status, phase, purging, options::text as options, progress_set_at, started_at, finished_at,
-                    commit_step, commit_rev, case when driver_until > now() then driver_name end as driver
+                    commit_step, commit_rev, live_cutoff, case when driver_until > now() then driver_name end as driver
              from migration where status <> 'not_started' order by domain",
         )
         .fetch_all(&self.pool)
@@ -316,8 +319,9 @@ impl State {
         Ok(())
     }
 
-    /// Records that the migration starts, before HQ's progress flag is set: if this process dies in between, the next one
-    /// knows whose flag it is. A migration that has started already keeps its options.
+    /// Records that the migration starts, or goes from live to in progress, before HQ's progress flag is set: if this process
+    /// dies in between, the next one knows whose flag it is. A migration that has started already keeps its options. A
+    /// change of status takes back what was finished under the old one.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -332,7 +336,10 @@ impl State {
             &sqlx::query(
                 "update migration
                  set status = $4, started_at = coalesce(started_at, now()), source_seq = coalesce(source_seq, $5),
-                     options = case when started_at is null then $6::jsonb else options end
+                     options = case when started_at is null then $6::jsonb else options end,
+                     phase = case when status = $4 then phase else 'idle' end,
+                     finished_at = case when status = $4 then finished_at end,
+                     progress_set_at = case when status = $4 then progress_set_at end
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
             .bind(held.migration_id.0)
@@ -362,6 +369,56 @@ impl State {
             .execute(&self.pool)
             .await?,
         )
+    }
+
+    /// Puts the cut-off of a live run on record, where every driver of the run and every diff worker finds it; `None` for a
+    /// run that takes everything. A run that goes on keeps the cut-off that it began with. Gives what holds.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn set_cutoff(
+        &self,
+        held: &DriverLease,
+        run_id: i64,
+        cutoff: Option<DateTime<Utc>>,
+    ) -> Result<Option<DateTime<Utc>>, StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        let cutoff: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "update run set cutoff = case when $2::timestamptz is not null then coalesce(cutoff, $2) end
+             where id = $1 returning cutoff",
+        )
+        .bind(run_id)
+        .bind(cutoff)
+        .fetch_one(&mut *tx)
+        .await?;
+        sqlx::query("update migration set live_cutoff = $2 where id = $1")
+            .bind(held.migration_id.0)
+            .bind(cutoff)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(cutoff)
+    }
+
+    /// Takes a migration in progress back to live. What the last run finished no longer counts, and the scans for missing
+    /// documents start anew.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn unfinish(&self, held: &DriverLease) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query(
+            "update migration set status = 'dry_run', phase = 'idle', finished_at = null, progress_set_at = null
+             where id = $1 and status = 'in_progress'",
+        )
+        .bind(held.migration_id.0)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("delete from scan_cursor where migration_id = $1 and scan like 'missing:%'")
+            .bind(held.migration_id.0)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
     }
 
     /// The domain options that were frozen when the migration started.

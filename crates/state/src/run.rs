@@ -71,6 +71,8 @@ pub struct Run {
     pub id: i64,
     /// Domain.
     pub domain: Domain,
+    /// Arguments of the command.
+    pub arguments: Value,
     /// State.
     pub state: RunState,
     /// What came of it, for people.
@@ -133,7 +135,7 @@ impl State {
     /// Database errors.
     pub async fn run(&self, run_id: i64) -> Result<Run, StateError> {
         let row = sqlx::query(
-            "select r.id, m.domain, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
              from run r join migration m on m.id = r.migration_id where r.id = $1",
         )
         .bind(run_id)
@@ -148,7 +150,7 @@ impl State {
     /// Database errors.
     pub async fn orphaned_runs(&self) -> Result<Vec<Run>, StateError> {
         let rows = sqlx::query(
-            "select r.id, m.domain, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
              from run r join migration m on m.id = r.migration_id
              where r.state in ('queued', 'running', 'stopping') and (m.driver_until is null or m.driver_until <= now())
              order by r.id",
@@ -261,9 +263,11 @@ impl State {
 
 fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {
     let state: String = row.try_get("state")?;
+    let arguments: String = row.try_get("arguments")?;
     Ok(Run {
         id: row.try_get("id")?,
         domain: Domain::new(row.try_get::<String, _>("domain")?),
+        arguments: serde_json::from_str(&arguments).map_err(|_| StateError::Corrupt("run arguments"))?,
         state: RunState::ALL
             .into_iter()
             .find(|s| s.as_str() == state)

@@ -13,10 +13,12 @@ use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::{Cases, Output, Selection};
 use crate::commands::init::TargetTables;
 use crate::commands::migrate::Wait;
+use crate::commands::started::Tables;
 use crate::commands::stats::Format;
-use crate::commands::{Confirmation, commit, couch_sql_diff, init, migrate, multiple, reset, serve, stats};
+use crate::commands::{Confirmation, commit, couch_sql_diff, init, migrate, multiple, reset, serve, started, stats};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
+use crate::rules::Mode;
 
 /// Moves CommCare HQ domains from CouchDB to PostgreSQL.
 #[derive(Debug, Parser)]
@@ -59,6 +61,16 @@ pub enum Command {
         after_help = "Example:\n  coordinator migrate_multiple_domains_from_couch_to_sql domain-list.txt"
     )]
     MigrateMultiple(MultipleArgs),
+    /// List the domains whose migration has begun and not ended, by status.
+    #[command(
+        name = "show_started_migrations",
+        after_help = "Example:\n  coordinator show_started_migrations --stats"
+    )]
+    ShowStarted {
+        /// Print the table of each domain too.
+        #[arg(long)]
+        stats: bool,
+    },
     /// Show recorded differences, or compare cases again.
     #[command(
         name = "couch_sql_diff",
@@ -106,6 +118,9 @@ pub enum Action {
     /// Undo the migration: delete its SQL forms and cases and all that is on record.
     #[value(name = "reset", alias = "blow-away")]
     Reset,
+    /// Take a migration in progress back to live: submissions go on.
+    #[value(name = "unfinish")]
+    Unfinish,
     /// How it stands.
     #[value(name = "stats")]
     Stats,
@@ -124,6 +139,12 @@ pub struct MigrateArgs {
     /// Ask nothing.
     #[arg(long)]
     pub no_input: bool,
+    /// MIGRATE: leave submissions on, and take what is old enough. The migration stays live until --finish.
+    #[arg(long, conflicts_with = "finish")]
+    pub live: bool,
+    /// MIGRATE: refuse submissions from now on, and take the rest of a live migration.
+    #[arg(long)]
+    pub finish: bool,
     /// MIGRATE: put the run on record for `serve` and return.
     #[arg(long)]
     pub detach: bool,
@@ -150,6 +171,9 @@ pub struct MigrateArgs {
 pub struct MultipleArgs {
     /// File with one domain a line, or names with colons between.
     pub domains: String,
+    /// Migrate live: leave submissions on, and every domain live for its own MIGRATE --finish and COMMIT.
+    #[arg(long)]
+    pub live: bool,
     /// Domains at a time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub at_most: u16,
@@ -218,7 +242,12 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             state_dir(args.state_dir.as_ref());
             let domains = multiple::read_list(&args.domains)?;
             let context = Context::connect(config).await?;
-            multiple::migrate_all(&context, domains, usize::from(args.at_most), stop).await
+            let mode = mode(args.live, false);
+            multiple::migrate_all(&context, domains, usize::from(args.at_most), mode, stop).await
+        }
+        Command::ShowStarted { stats } => {
+            let tables = if stats { Tables::Stats } else { Tables::None };
+            started::show(Context::connect(config).await?.as_ref(), tables).await
         }
         Command::CouchSqlDiff(args) => diff(&Context::connect(config).await?, &args, stop).await,
         Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
@@ -243,13 +272,14 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
     match args.action {
         Action::Migrate => {
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
-            migrate::migrate(context, &domain, wait, stop).await
+            migrate::migrate(context, &domain, mode(args.live, args.finish), wait, stop).await
         }
         Action::Commit if args.abort => until_stopped(stop, commit::abort(context, &domain, confirmation)).await,
         Action::Commit => {
             let accepted = Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?;
             until_stopped(stop, commit::commit(context, &domain, &accepted, confirmation)).await
         }
+        Action::Unfinish => until_stopped(stop, migrate::unfinish(context, &domain)).await,
         Action::Reset => until_stopped(stop, reset::reset(context, &domain, confirmation)).await,
         Action::Stats => {
             let format = match (args.json, args.verbose) {
@@ -266,6 +296,14 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
             }
             Ok(Exit::Clean)
         }
+    }
+}
+
+fn mode(live: bool, finish: bool) -> Mode {
+    match (live, finish) {
+        (true, _) => Mode::Live,
+        (_, true) => Mode::Finish,
+        _ => Mode::AsItIs,
     }
 }
 
@@ -335,6 +373,11 @@ mod tests {
             "coordinator migrate_domain_from_couch_to_sql d stats",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --no-input --state-dir /x",
             "coordinator migrate_domain_from_couch_to_sql d COMMIT --accept-diffs=CommCareCase",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish",
+            "coordinator migrate_domain_from_couch_to_sql d unfinish",
+            "coordinator migrate_multiple_domains_from_couch_to_sql --live list.txt",
+            "coordinator show_started_migrations --stats",
             "coordinator migrate_domain_from_couch_to_sql d reset",
             "coordinator migrate_domain_from_couch_to_sql d blow-away",
             "coordinator migrate_multiple_domains_from_couch_to_sql list.txt",

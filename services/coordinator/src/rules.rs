@@ -8,8 +8,10 @@ use crate::failure::Failure;
 /// A command that changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `MIGRATE`.
-    Migrate,
+    /// `MIGRATE`, in a mode.
+    Migrate(Mode),
+    /// `unfinish`.
+    Unfinish,
     /// `COMMIT`.
     Commit,
     /// `COMMIT --abort`.
@@ -18,6 +20,44 @@ pub enum Command {
     Reset,
     /// `couch_sql_diff cases`.
     DiffCases,
+}
+
+/// How a `MIGRATE` is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// No switch: begins with downtime; a live migration stays live.
+    #[default]
+    AsItIs,
+    /// `--live`: submissions go on.
+    Live,
+    /// `--finish`: the last run of a live migration; submissions are refused from now on.
+    Finish,
+}
+
+impl Mode {
+    /// Its name among a run's arguments.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AsItIs => "as_it_is",
+            Self::Live => "live",
+            Self::Finish => "finish",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::AsItIs, Self::Live, Self::Finish]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+    }
+
+    /// The status that a run in this mode brings a migration to. Once live it stays live until it is finished.
+    pub const fn leads_to(self, status: Status) -> Status {
+        match (self, status) {
+            (Self::Live, Status::NotStarted) | (Self::AsItIs | Self::Live, Status::DryRun) => Status::DryRun,
+            _ => Status::InProgress,
+        }
+    }
 }
 
 /// What a command needs to know of the world to be allowed.
@@ -63,7 +103,17 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
         ));
     }
     match (command, status) {
-        (Command::Migrate | Command::Reset, _) => Ok(()),
+        (Command::Migrate(Mode::Live), Status::InProgress) => Err(Failure::new(
+            "C2S-4052",
+            "the migration is in progress, and HQ refuses submissions",
+            "`unfinish` takes it back to live",
+        )),
+        (Command::Migrate(Mode::Finish), Status::NotStarted) => Err(Failure::new(
+            "C2S-4053",
+            "there is no live migration to finish",
+            "MIGRATE without switches migrates with downtime; MIGRATE --live begins a live migration",
+        )),
+        (Command::Migrate(_) | Command::Reset, _) => Ok(()),
         (Command::AbortCommit, _) if commit_is_open => Ok(()),
         (Command::AbortCommit, _) => Err(Failure::new(
             "C2S-4004",
@@ -74,10 +124,15 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
         (Command::Commit, Status::DryRun) => Err(Failure::new(
             "C2S-4005",
             "the migration is live",
-            "it was started by another version, which must finish it",
+            "finish it first: MIGRATE --finish",
         )),
-        (Command::DiffCases, Status::InProgress | Status::DryRun) => Ok(()),
-        (Command::Commit | Command::DiffCases, _) => Err(Failure::new(
+        (Command::DiffCases, Status::InProgress | Status::DryRun) | (Command::Unfinish, Status::InProgress) => Ok(()),
+        (Command::Unfinish, Status::DryRun) => Err(Failure::new(
+            "C2S-4054",
+            "the migration is live already",
+            "there is nothing to take back",
+        )),
+        (Command::Commit | Command::DiffCases | Command::Unfinish, _) => Err(Failure::new(
             "C2S-4006",
             "the domain is not being migrated",
             "start with MIGRATE",
@@ -107,24 +162,31 @@ mod tests {
             finished_at: None,
             commit_step: step,
             commit_rev: None,
+            live_cutoff: None,
             driver: None,
         }
     }
 
     #[test]
     fn commands_by_state() {
-        use Command::{AbortCommit, Commit, DiffCases, Migrate, Reset};
-        let cases = [
+        use Command::{AbortCommit, Commit, DiffCases, Reset, Unfinish};
+        const MIGRATE: Command = Command::Migrate(Mode::AsItIs);
+        const LIVE: Command = Command::Migrate(Mode::Live);
+        const FINISH: Command = Command::Migrate(Mode::Finish);
+        let cases: [(_, _, _, _, &[_]); 8] = [
             (
                 Status::NotStarted,
                 None,
                 false,
                 false,
-                [
-                    (Migrate, None),
+                &[
+                    (MIGRATE, None),
                     (Reset, None),
                     (Commit, Some("C2S-4006")),
                     (DiffCases, Some("C2S-4006")),
+                    (LIVE, None),
+                    (FINISH, Some("C2S-4053")),
+                    (Unfinish, Some("C2S-4006")),
                 ],
             ),
             (
@@ -132,11 +194,14 @@ mod tests {
                 None,
                 false,
                 false,
-                [
-                    (Migrate, None),
+                &[
+                    (MIGRATE, None),
                     (Reset, None),
                     (Commit, None),
                     (AbortCommit, Some("C2S-4004")),
+                    (LIVE, Some("C2S-4052")),
+                    (FINISH, None),
+                    (Unfinish, None),
                 ],
             ),
             (
@@ -144,8 +209,8 @@ mod tests {
                 None,
                 false,
                 false,
-                [
-                    (Migrate, None),
+                &[
+                    (MIGRATE, None),
                     (Reset, None),
                     (Commit, Some("C2S-4005")),
                     (DiffCases, None),
@@ -157,8 +222,8 @@ mod tests {
                 Some(CommitStep::Done),
                 true,
                 false,
-                [
-                    (Migrate, Some("C2S-4002")),
+                &[
+                    (MIGRATE, Some("C2S-4002")),
                     (Reset, Some("C2S-4002")),
                     (Commit, Some("C2S-4002")),
                     (DiffCases, Some("C2S-4002")),
@@ -169,8 +234,8 @@ mod tests {
                 None,
                 true,
                 false,
-                [
-                    (Migrate, Some("C2S-4002")),
+                &[
+                    (MIGRATE, Some("C2S-4002")),
                     (Reset, Some("C2S-4002")),
                     (Commit, Some("C2S-4002")),
                     (DiffCases, Some("C2S-4002")),
@@ -182,8 +247,8 @@ mod tests {
                 Some(CommitStep::Intent),
                 false,
                 false,
-                [
-                    (Migrate, Some("C2S-4001")),
+                &[
+                    (MIGRATE, Some("C2S-4001")),
                     (Reset, Some("C2S-4001")),
                     (Commit, None),
                     (AbortCommit, None),
@@ -194,8 +259,8 @@ mod tests {
                 Some(CommitStep::Fenced),
                 true,
                 false,
-                [
-                    (Migrate, Some("C2S-4001")),
+                &[
+                    (MIGRATE, Some("C2S-4001")),
                     (Reset, Some("C2S-4001")),
                     (Commit, None),
                     (AbortCommit, None),
@@ -206,8 +271,8 @@ mod tests {
                 None,
                 false,
                 true,
-                [
-                    (Migrate, Some("C2S-4003")),
+                &[
+                    (MIGRATE, Some("C2S-4003")),
                     (Reset, None),
                     (Commit, Some("C2S-4003")),
                     (DiffCases, Some("C2S-4003")),
@@ -216,7 +281,7 @@ mod tests {
         ];
         for (status, step, on_sql, purging, expected) in cases {
             let migration = migration(status, step, purging);
-            for (command, refusal) in expected {
+            for &(command, refusal) in expected {
                 let got = allow(
                     command,
                     Situation {
@@ -233,7 +298,7 @@ mod tests {
         }
         assert!(
             allow(
-                Migrate,
+                MIGRATE,
                 Situation {
                     migration: None,
                     on_sql: false
@@ -253,5 +318,25 @@ mod tests {
             .code,
             "C2S-4002"
         );
+    }
+
+    #[test]
+    fn a_live_migration_stays_live_until_it_is_finished() {
+        use Mode::{AsItIs, Finish, Live};
+        use Status::{DryRun, InProgress, NotStarted};
+        for (mode, from, to) in [
+            (AsItIs, NotStarted, InProgress),
+            (AsItIs, DryRun, DryRun),
+            (AsItIs, InProgress, InProgress),
+            (Live, NotStarted, DryRun),
+            (Live, DryRun, DryRun),
+            (Finish, DryRun, InProgress),
+            (Finish, InProgress, InProgress),
+        ] {
+            assert_eq!(mode.leads_to(from), to, "{mode:?} from {from}");
+        }
+        for mode in [AsItIs, Live, Finish] {
+            assert_eq!(Mode::parse(mode.as_str()), Some(mode));
+        }
     }
 }

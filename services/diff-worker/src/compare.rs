@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use docdiff::{Diff, DiffType, FormState, PathElement, Side};
 use proto::ids::Domain;
 use proto::rows::{CaseBundle, FormBundle};
@@ -43,6 +44,18 @@ pub(crate) fn form_ids(couch: &Value) -> Vec<String> {
     ids.sort_unstable();
     ids.dedup();
     ids
+}
+
+/// Whether Couch has changed this case since the cut-off. A case without a readable date counts as old.
+pub(crate) fn is_later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> bool {
+    let modified = couch.get("server_modified_on").and_then(Value::as_str);
+    match (
+        modified.and_then(|text| DateTime::parse_from_rfc3339(text).ok()),
+        cutoff,
+    ) {
+        (Some(modified), Some(cutoff)) => modified > cutoff,
+        _ => false,
+    }
 }
 
 /// Compares a case.

@@ -8,6 +8,7 @@ mod compare;
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use couch::{Database, Outcome};
 use hqsql::Target;
 use proto::rows::{CaseBundle, FormBundle};
@@ -40,7 +41,13 @@ impl DiffHandler {
         }
     }
 
-    async fn compare(&self, claim: &Claim, cases: &[CaseToDiff]) -> Result<Vec<CaseComparison>, BatchFailure> {
+    /// Compares cases. Those that Couch has changed since the cut-off are left out: their newest forms are not migrated yet.
+    async fn compare(
+        &self,
+        claim: &Claim,
+        cases: &[CaseToDiff],
+        cutoff: Option<DateTime<Utc>>,
+    ) -> Result<Vec<CaseComparison>, BatchFailure> {
         let ids: Vec<String> = cases.iter().map(|case| case.case_id.clone()).collect();
         let (couch, sql) = tokio::join!(self.forms_db.bulk_get(&ids), self.target.read_cases(&ids));
         let mut couch_docs: HashMap<String, Value> = HashMap::new();
@@ -59,6 +66,12 @@ impl DiffHandler {
 
         let mut found = Vec::with_capacity(cases.len());
         for case in cases {
+            if couch_docs
+                .get(&case.case_id)
+                .is_some_and(|doc| compare::is_later(doc, cutoff))
+            {
+                continue;
+            }
             let mut sides = Sides {
                 domain: &claim.domain,
                 couch: couch_docs.get(&case.case_id),
@@ -131,10 +144,10 @@ impl BatchHandler for DiffHandler {
     }
 
     async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
-        let cases = self.state.cases_to_diff(claim).await?;
-        let mut found = Vec::with_capacity(cases.len());
-        for part in cases.chunks(CASES_AT_ONCE) {
-            found.extend(self.compare(claim, part).await?);
+        let scope = self.state.cases_to_diff(claim).await?;
+        let mut found = Vec::with_capacity(scope.cases.len());
+        for part in scope.cases.chunks(CASES_AT_ONCE) {
+            found.extend(self.compare(claim, part, scope.cutoff).await?);
         }
         let moved = self.state.finish_diffs(claim, &found).await?;
         if moved > 0 {

@@ -44,6 +44,17 @@ async fn a_live_migration_from_start_to_end() {
     assert_eq!(target.progress(&domain()).await.unwrap(), finishing);
     refused(target.set_started(&domain(), Status::DryRun, at(5)).await);
 
+    // It may be taken back, and then be finished anew.
+    for time in [at(4), at(5)] {
+        target.set_unfinished(&domain(), time).await.unwrap();
+        let unfinished = Progress {
+            started_on: Some(at(4)),
+            ..dry
+        };
+        assert_eq!(target.progress(&domain()).await.unwrap(), unfinished);
+    }
+    target.set_started(&domain(), Status::InProgress, at(4)).await.unwrap();
+
     for time in [at(6), at(7)] {
         target.set_complete(&domain(), time).await.unwrap();
         let complete = Progress {
@@ -58,6 +69,7 @@ async fn a_live_migration_from_start_to_end() {
         ["clinic|couch_to_sql|complete|t|t", "clinic|tzmigration|complete|f|t"]
     );
     refused(target.set_not_started(&domain()).await);
+    refused(target.set_unfinished(&domain(), at(8)).await);
     refused(target.set_started(&domain(), Status::InProgress, at(8)).await);
 }
 

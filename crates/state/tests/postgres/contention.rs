@@ -119,7 +119,7 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     let ids: Vec<&str> = cases.iter().map(String::as_str).collect();
     let claim = fixture.claimed(driven, Stage::Diff, &ids).await;
     let mut found: Vec<CaseComparison> = Vec::new();
-    for case in fixture.state.cases_to_diff(&claim).await.unwrap() {
+    for case in fixture.state.cases_to_diff(&claim).await.unwrap().cases {
         found.push(CaseComparison {
             case_id: case.case_id,
             generation: case.generation,

@@ -30,7 +30,7 @@ async fn with_replayed_cases(case_ids: &[&str]) -> (Fixture, Driven, Claim) {
 async fn the_cases_to_compare_come_with_their_generations() {
     let (fixture, driven, claim) = with_replayed_cases(&["a", "b"]).await;
     fixture.replay(&driven, &["b"]).await;
-    let cases = fixture.state.cases_to_diff(&claim).await.unwrap();
+    let cases = fixture.state.cases_to_diff(&claim).await.unwrap().cases;
     let told: Vec<_> = cases
         .iter()
         .map(|case| (case.case_id.as_str(), case.generation))

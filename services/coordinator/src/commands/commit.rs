@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
@@ -77,6 +78,25 @@ pub(crate) fn verdict(obstacles: &Obstacles) -> String {
     } else {
         reasons.join("; ")
     }
+}
+
+/// What a finished run of a live migration found. Cases that are still pending are those that changed after the cut-off.
+pub(crate) fn live_verdict(obstacles: &Obstacles, cutoff: DateTime<Utc>) -> String {
+    let pending = obstacles.undiffed;
+    let obstacles = Obstacles {
+        undiffed: 0,
+        ..obstacles.clone()
+    };
+    let reasons = against(&obstacles, &Accepted::default());
+    let found = if reasons.is_empty() {
+        "no differences".to_owned()
+    } else {
+        reasons.join("; ")
+    };
+    format!(
+        "live up to {}: {found}; {pending} cases changed later; MIGRATE again takes what has come since, MIGRATE --finish the rest",
+        cutoff.format("%Y-%m-%d %H:%M:%S UTC")
+    )
 }
 
 /// What stands against a commit, but for what is accepted.

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use broker::Broker;
 use proto::ids::Domain;
-use serde_json::json;
+use serde_json::{Value, json};
+use state::Status;
 use state::run::{Run, RunState};
 use tokio_util::sync::CancellationToken;
 
-use super::{human, stats};
+use super::{HeldDomain, human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
 use crate::driver::{DESIGN, Driven, StopSignals, VIEW, drive};
 use crate::failure::{Exit, Failure, Result};
-use crate::rules::{Command, Situation, allow};
+use crate::rules::{Command, Mode, Situation, allow};
 use crate::workers::Workforce;
 
 /// Pause between two looks at a run.
@@ -36,7 +37,13 @@ pub enum Wait {
 ///
 /// # Errors
 /// The refusal, or why the run failed.
-pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: CancellationToken) -> Result<Exit> {
+pub async fn migrate(
+    context: &Arc<Context>,
+    domain: &Domain,
+    mode: Mode,
+    wait: Wait,
+    stop: CancellationToken,
+) -> Result<Exit> {
     let started = Instant::now();
     if wait == Wait::No && context.state.alive("serve").await? == 0 {
         return Err(Failure::new(
@@ -45,7 +52,7 @@ pub async fn migrate(context: &Arc<Context>, domain: &Domain, wait: Wait, stop: 
             "start one, or leave --detach out",
         ));
     }
-    let run = queue(context, domain).await?;
+    let run = queue(context, domain, mode).await?;
     if wait == Wait::No {
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
@@ -90,11 +97,11 @@ async fn preflight(context: &Context) -> Result<()> {
 }
 
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
-async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
+async fn queue(context: &Arc<Context>, domain: &Domain, mode: Mode) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     allow(
-        Command::Migrate,
+        Command::Migrate(mode),
         Situation {
             migration: found.as_ref(),
             on_sql: doc.is_on_sql(),
@@ -104,9 +111,25 @@ async fn queue(context: &Arc<Context>, domain: &Domain) -> Result<Run> {
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state
-        .queue_run(migration.id, "MIGRATE", &json!({}), &context.operator)
+        .queue_run(
+            migration.id,
+            "MIGRATE",
+            &json!({ "mode": mode.as_str() }),
+            &context.operator,
+        )
         .await?;
     if !new {
+        let running = run.arguments.get("mode").and_then(Value::as_str).and_then(Mode::parse);
+        if mode == Mode::Finish && running != Some(Mode::Finish) {
+            return Err(Failure::new(
+                "C2S-4056",
+                format!(
+                    "a run of {domain} is on that was not meant to finish it (run {})",
+                    run.id
+                ),
+                "wait until it has ended (see `stats`), or stop it with `coordinator stop`; then finish",
+            ));
+        }
         eprintln!(
             "{domain} is being migrated already: run {} of {}@{} (pid {}), since {}; following it",
             run.id,
@@ -200,5 +223,44 @@ pub async fn stop(context: &Context, domain: &Domain) -> Result<Exit> {
     } else {
         println!("no run of {domain} is on");
     }
+    Ok(Exit::Clean)
+}
+
+/// Takes a migration in progress back to live: HQ takes submissions again.
+///
+/// # Errors
+/// The refusal, or what went wrong; running it again goes on.
+pub async fn unfinish(context: &Context, domain: &Domain) -> Result<Exit> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let migration = super::migration_of(context, domain).await?;
+    let held = HeldDomain::take(context, &migration).await?;
+    let done = async {
+        // An `unfinish` that died between our record and HQ's flag is ended by running it again.
+        let half_done = held.migration.status == Status::DryRun
+            && context.target.progress(domain).await?.status == hqsql::Status::InProgress;
+        if !half_done {
+            allow(
+                Command::Unfinish,
+                Situation {
+                    migration: Some(&held.migration),
+                    on_sql: doc.is_on_sql(),
+                },
+            )?;
+            context.state.unfinish(&held.lease).await?;
+        }
+        context
+            .target
+            .set_unfinished(domain, context.state.now().await?)
+            .await?;
+        context
+            .state
+            .audit(domain, &context.operator, "unfinish", &json!({}))
+            .await?;
+        context.tell_hq(domain).await
+    }
+    .await;
+    held.give_back(context).await?;
+    done?;
+    println!("{domain} is live again: HQ takes submissions");
     Ok(Exit::Clean)
 }

@@ -7,6 +7,7 @@ pub mod migrate;
 pub mod multiple;
 pub mod reset;
 pub mod serve;
+pub mod started;
 pub mod stats;
 
 use std::io::{IsTerminal, Write};

@@ -1,5 +1,5 @@
-//! `migrate_multiple_domains_from_couch_to_sql`: a list of domains, several at a time. A domain that ends clean is
-//! committed, any other is reset.
+//! `migrate_multiple_domains_from_couch_to_sql`: a list of domains, several at a time. With downtime, a domain that ends
+//! clean is committed and any other is reset. Live, every domain is left live, to be looked at and finished by itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::{Confirmation, reset};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Exit, Failure, Result};
+use crate::rules::Mode;
 
 /// What became of a domain of the list.
 struct Outcome {
@@ -68,6 +69,7 @@ pub async fn migrate_all(
     context: &Arc<Context>,
     domains: Vec<Domain>,
     at_once: usize,
+    mode: Mode,
     stop: CancellationToken,
 ) -> Result<Exit> {
     let permits = Arc::new(Semaphore::new(at_once.max(1)));
@@ -79,12 +81,13 @@ pub async fn migrate_all(
             let error = if stop.is_cancelled() {
                 Some("stopped by operator".to_owned())
             } else {
-                one(&context, &domain, stop)
+                one(&context, &domain, mode, stop)
                     .await
                     .err()
                     .map(|failure| failure.to_string())
             };
             match &error {
+                None if mode == Mode::Live => println!("Domain is live: {domain}"),
                 None => println!("Domain migrated: {domain}"),
                 Some(error) => eprintln!("{domain}: {error}"),
             }
@@ -112,7 +115,7 @@ pub async fn migrate_all(
     })
 }
 
-async fn one(context: &Arc<Context>, domain: &Domain, stop: CancellationToken) -> Result<()> {
+async fn one(context: &Arc<Context>, domain: &Domain, mode: Mode, stop: CancellationToken) -> Result<()> {
     let found = context.state.migration(domain).await?;
     if found.is_some_and(|migration| migration.commit_step.is_some_and(|step| step < CommitStep::Done)) {
         commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
@@ -122,7 +125,8 @@ async fn one(context: &Arc<Context>, domain: &Domain, stop: CancellationToken) -
         eprintln!("{domain} is on SQL already");
         return Ok(());
     }
-    match migrate(context, domain, Wait::UntilEnd, stop).await? {
+    match migrate(context, domain, mode, Wait::UntilEnd, stop).await? {
+        Exit::Clean | Exit::Differences if mode == Mode::Live => Ok(()),
         Exit::Clean => {
             commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
             Ok(())

@@ -85,7 +85,7 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
             .map_or_else(|| "nobody drives it".to_owned(), |name| format!("driven by {name}"));
         println!("phase: {} ({driver})", migration.phase);
     }
-    print_table(&found.rows);
+    print_table(&found.rows, "");
     print_pending(domain, &found);
     if format == Format::Verbose
         && let Some(migration) = migration
@@ -100,7 +100,7 @@ pub(crate) async fn print_after_run(context: &Context, domain: &Domain) -> Resul
     let mut found = recorded(context, domain).await?;
     found.rows.retain(|(_, row)| *row != TypeStats::default());
     println!("Couch to SQL migration status for {domain}: {}", found.status);
-    print_table(&found.rows);
+    print_table(&found.rows, "");
     print_pending(domain, &found);
     Ok(!found.has_diffs())
 }
@@ -149,14 +149,24 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
     })
 }
 
-fn print_table(rows: &[(DocType, TypeStats)]) {
+/// Prints the rows that have something, indented, below the line of the domain in a list; nothing without differences.
+pub(crate) async fn print_indented(context: &Context, domain: &Domain) -> Result<()> {
+    let mut found = recorded(context, domain).await?;
+    if found.has_diffs() {
+        found.rows.retain(|(_, row)| *row != TypeStats::default());
+        print_table(&found.rows, "    ");
+    }
+    Ok(())
+}
+
+fn print_table(rows: &[(DocType, TypeStats)], indent: &str) {
     println!(
-        "{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
+        "{indent}{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
         "", "Docs", "Diffs", "Missing", "Changes"
     );
     for (kind, row) in rows {
         let line = format!(
-            "{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
+            "{indent}{:KIND_WIDTH$} {:>10} {:>8} {:>8} {:>8}",
             kind.as_str(),
             row.docs,
             blank_zero(row.diffs),

@@ -4,7 +4,10 @@
 //! edit, an archive or a deletion keeps the document's old date, so that no scan by date meets it: it shows here by its
 //! revision, and the document is migrated, or the case compared, again.
 
+use chrono::{DateTime, Utc};
+use couch::Outcome;
 use proto::doctype::DocType;
+use serde_json::Value;
 use state::scan::Cursor;
 
 use super::scan::{advance, page_of};
@@ -36,6 +39,7 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
             doc_type,
             &cursor,
             context.config.driver.scan_page,
+            driver.cutoff,
         )?;
         let page = context.forms_db.view_page(&request).await?;
         advance(&mut cursor, &page);
@@ -47,16 +51,42 @@ async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
             context.target.existing_cases(&ids).await?
         };
         let domain = driver.migration.domain.as_str();
-        let missing: Vec<String> = ids
+        let mut missing: Vec<String> = ids
             .into_iter()
             .filter(|id| present.get(id).is_none_or(|owner| owner != domain))
             .collect();
+        if let (Some(cutoff), DocType::CommCareCase | DocType::CommCareCaseDeleted) = (driver.cutoff, doc_type) {
+            missing = without_late_actions(driver, missing, cutoff).await?;
+        }
         context
             .state
             .record_missing(&driver.lease, &scan, &cursor, doc_type, &missing)
             .await?;
     }
     Ok(changed)
+}
+
+/// Without the cases of which a form is later than the cut-off: `opened_on`, by which the view lists cases, is the phone's.
+async fn without_late_actions(driver: &Driver, missing: Vec<String>, cutoff: DateTime<Utc>) -> Step<Vec<String>> {
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    let mut kept = Vec::with_capacity(missing.len());
+    for fetched in driver.context.forms_db.bulk_get(&missing).await? {
+        if !matches!(&fetched.outcome, Outcome::Found(case) if has_late_action(case, cutoff)) {
+            kept.push(fetched.id);
+        }
+    }
+    Ok(kept)
+}
+
+fn has_late_action(case: &Value, cutoff: DateTime<Utc>) -> bool {
+    let actions = case.get("actions").and_then(Value::as_array);
+    actions.into_iter().flatten().any(|action| {
+        let date = action.get("server_date").and_then(Value::as_str);
+        date.and_then(|text| DateTime::parse_from_rfc3339(text).ok())
+            .is_some_and(|date| date > cutoff)
+    })
 }
 
 async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> Step<u64> {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::Broker;
+use chrono::{DateTime, Utc};
 use proto::topology::Stage;
 use state::migration::DriverLease;
 use state::run::{Run, RunState};
@@ -25,6 +26,7 @@ use state::{Kind, Migration, Phase, State, StateError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::commands::commit;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
@@ -111,6 +113,8 @@ pub struct Driver {
     signals: StopSignals,
     lost: CancellationToken,
     run_id: Option<i64>,
+    /// In a live migration: what is later is left for another run.
+    cutoff: Option<DateTime<Utc>>,
 }
 
 /// Drives the domain of a run until the run is over, or until this process must stop.
@@ -129,7 +133,7 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     let lost = CancellationToken::new();
     let renewal = tokio::spawn(keep_lease(state.clone(), lease.clone(), lease_time, lost.clone()));
     let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
-    let driver = Driver {
+    let mut driver = Driver {
         context: Arc::clone(context),
         dispatcher: Dispatcher::new(state.clone(), broker, migration.clone(), &context.config),
         migration,
@@ -137,9 +141,10 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         signals,
         lost,
         run_id: Some(run.id),
+        cutoff: None,
     };
     state.set_run_state(run.id, RunState::Running, None).await?;
-    let ended = driver.run().instrument(span).await;
+    let ended = driver.run(run).instrument(span).await;
     renewal.abort();
     let driven = match ended {
         Ok(outcome) => {
@@ -189,9 +194,13 @@ async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost
 }
 
 impl Driver {
-    async fn run(&self) -> Step<String> {
+    async fn run(&mut self, run: &Run) -> Step<String> {
+        self.cutoff = self.start(run).await?;
+        self.phases().await
+    }
+
+    async fn phases(&self) -> Step<String> {
         let state = &self.context.state;
-        self.start().await?;
         // First, so that the documents of batches that were set aside are not tried twice.
         state.unpark(self.migration.id).await?;
         let again = state
@@ -220,7 +229,10 @@ impl Driver {
         }
         self.phase(Phase::Finished).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
-        Ok(crate::commands::commit::verdict(&obstacles))
+        Ok(match self.cutoff {
+            None => commit::verdict(&obstacles),
+            Some(cutoff) => commit::live_verdict(&obstacles, cutoff),
+        })
     }
 
     async fn scan_and_replay(&self) -> Step<()> {
@@ -338,7 +350,12 @@ impl Driver {
 
     /// HQ's caches may let submissions through for a while after its flag was set: waits until that is over, then takes
     /// what came meanwhile.
+    ///
+    /// A live migration blocks no submissions: there is nothing to wait for.
     async fn settle(&self) -> Step<()> {
+        if self.cutoff.is_some() {
+            return Ok(());
+        }
         self.phase(Phase::Settle).await?;
         let state = &self.context.state;
         let migration = state

@@ -1,5 +1,6 @@
 //! Scans: which documents there are. Ids only; the workers read the documents.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use couch::{Cursor as ViewCursor, ViewPage};
 use proto::doctype::DocType;
 use proto::ids::Domain;
@@ -21,12 +22,16 @@ fn staged_types() -> impl Iterator<Item = DocType> {
     DocType::FORMS.into_iter().chain([DocType::CommCareCaseDeleted])
 }
 
-/// A page request of the domain's documents of one type.
+/// A page request of the domain's documents of one type, up to a cut-off if there is one.
+///
+/// The view's date is the document's own text. The cut-off is compared with it as text, which is right for the dates that HQ
+/// writes; null comes before it, and whatever sorts after it waits for the last run, which has no cut-off.
 pub(crate) fn page_of(
     domain: &Domain,
     doc_type: DocType,
     cursor: &Cursor,
     limit: usize,
+    cutoff: Option<DateTime<Utc>>,
 ) -> Result<ViewPage, StateError> {
     let after = match (&cursor.after_key, &cursor.after_id) {
         (Some(key), Some(id)) => Some(ViewCursor {
@@ -39,7 +44,14 @@ pub(crate) fn page_of(
         design: DESIGN.to_owned(),
         view: VIEW.to_owned(),
         start_key: Some(json!([domain.as_str(), doc_type.as_str()])),
-        end_key: Some(json!([domain.as_str(), doc_type.as_str(), {}])),
+        end_key: Some(match cutoff {
+            None => json!([domain.as_str(), doc_type.as_str(), {}]),
+            Some(cutoff) => json!([
+                domain.as_str(),
+                doc_type.as_str(),
+                cutoff.to_rfc3339_opts(SecondsFormat::Micros, true)
+            ]),
+        }),
         after,
         limit,
     })
@@ -86,7 +98,13 @@ async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
         let mut ids = Vec::new();
         while !cursor.complete && ids.len() < settings.scan_window {
             driver.pause(std::time::Duration::ZERO).await?;
-            let request = page_of(&driver.migration.domain, doc_type, &cursor, settings.scan_page)?;
+            let request = page_of(
+                &driver.migration.domain,
+                doc_type,
+                &cursor,
+                settings.scan_page,
+                driver.cutoff,
+            )?;
             let page = driver.context.forms_db.view_page(&request).await?;
             advance(&mut cursor, &page);
             ids.extend(page.rows.into_iter().map(|row| row.id));
@@ -110,7 +128,13 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
         let mut cursor = Cursor::default();
         while !cursor.complete {
             driver.pause(std::time::Duration::ZERO).await?;
-            let request = page_of(&driver.migration.domain, doc_type, &cursor, settings.scan_page)?;
+            let request = page_of(
+                &driver.migration.domain,
+                doc_type,
+                &cursor,
+                settings.scan_page,
+                driver.cutoff,
+            )?;
             let page = driver.context.forms_db.view_page(&request).await?;
             advance(&mut cursor, &page);
             let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
@@ -140,7 +164,7 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
 pub(super) async fn count(context: &Context, domain: &Domain, doc_type: DocType) -> Result<i64, Failure> {
     let mut cursor = Cursor::default();
     while !cursor.complete {
-        let request = page_of(domain, doc_type, &cursor, context.config.driver.scan_page)?;
+        let request = page_of(domain, doc_type, &cursor, context.config.driver.scan_page, None)?;
         advance(&mut cursor, &context.forms_db.view_page(&request).await?);
     }
     Ok(cursor.scanned)

@@ -1,21 +1,31 @@
 //! The start of a run: preflight, reconciliation with what HQ and the target say, and HQ's progress flag.
 
+use chrono::{DateTime, Utc};
 use hqsql::Status as HqStatus;
+use serde_json::Value;
 use state::Status;
+use state::run::Run;
 
 use super::{Driver, Step, scan};
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Failure, Result};
-use crate::rules::{Command, Situation, allow};
+use crate::rules::{Command, Mode, Situation, allow};
 
 impl Driver {
-    /// Checks everything before anything is changed, then opens the domain for the workers.
-    pub(super) async fn start(&self) -> Step<()> {
+    /// Checks everything before anything is changed, then opens the domain for the workers. Gives the cut-off of the run, if
+    /// it is a live one.
+    pub(super) async fn start(&self, run: &Run) -> Step<Option<DateTime<Utc>>> {
         let context = &self.context;
         let domain = &self.migration.domain;
+        let mode = run
+            .arguments
+            .get("mode")
+            .and_then(Value::as_str)
+            .and_then(Mode::parse)
+            .unwrap_or_default();
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
         allow(
-            Command::Migrate,
+            Command::Migrate(mode),
             Situation {
                 migration: Some(&self.migration),
                 on_sql: doc.is_on_sql(),
@@ -36,29 +46,47 @@ impl Driver {
             )
             .into());
         }
-        let status = if first {
-            Status::InProgress
-        } else {
-            self.migration.status
-        };
+        let status = mode.leads_to(self.migration.status);
         let options = context.domain_options(domain).to_json();
-        let seq = context.forms_db.info().await?.update_seq;
-        context.state.mark_started(&self.lease, status, &seq, &options).await?;
-        self.set_hq_flag().await?;
+        let info = context.forms_db.info().await?;
+        let cutoff = if status == Status::DryRun {
+            Some(self.cutoff(info.date)?)
+        } else {
+            None
+        };
+        context
+            .state
+            .mark_started(&self.lease, status, &info.update_seq, &options)
+            .await?;
+        let cutoff = context.state.set_cutoff(&self.lease, run.id, cutoff).await?;
+        self.set_hq_flag(status).await?;
         context.state.mark_progress_set(&self.lease).await?;
         context.target.open_fence(domain, self.migration.epoch).await?;
-        Ok(())
+        Ok(cutoff)
     }
 
-    /// Sets HQ's progress flag, if it is not set, and tells HQ's caches.
-    async fn set_hq_flag(&self) -> Result<()> {
+    /// What is younger than the minimum age by the source's own clock may still change, or not be in its view yet.
+    fn cutoff(&self, source_clock: Option<DateTime<Utc>>) -> Result<DateTime<Utc>> {
+        let age = chrono::Duration::from_std(self.context.config.live.minimum_age).unwrap_or_default();
+        source_clock.map(|now| now - age).ok_or_else(|| {
+            Failure::new(
+                "C2S-4055",
+                "the source sends no date, by which a live migration knows what is too young",
+                "check what stands between this program and CouchDB: it must let the header Date through",
+            )
+        })
+    }
+
+    /// Brings HQ's progress flag to this status, and tells HQ's caches.
+    async fn set_hq_flag(&self, status: Status) -> Result<()> {
         let context = &self.context;
         let domain = &self.migration.domain;
-        if context.target.progress(domain).await?.status == HqStatus::NotStarted {
-            context
-                .target
-                .set_started(domain, HqStatus::InProgress, context.state.now().await?)
-                .await?;
+        let found = context.target.progress(domain).await?.status;
+        let now = context.state.now().await?;
+        match (found, status) {
+            (HqStatus::InProgress, Status::DryRun) => context.target.set_unfinished(domain, now).await?,
+            (_, Status::DryRun) => context.target.set_started(domain, HqStatus::DryRun, now).await?,
+            _ => context.target.set_started(domain, HqStatus::InProgress, now).await?,
         }
         context.tell_hq(domain).await
     }
@@ -72,9 +100,8 @@ impl Driver {
         let ours = self.migration.status;
         let contradicts = match ours {
             Status::NotStarted => hq != HqStatus::NotStarted,
-            // A start that died between our record and HQ's flag is mended by setting the flag.
-            Status::InProgress => !matches!(hq, HqStatus::InProgress | HqStatus::NotStarted),
-            Status::DryRun => !matches!(hq, HqStatus::DryRun | HqStatus::NotStarted),
+            // A change of ours that died before it reached HQ's flag is mended by setting the flag.
+            Status::InProgress | Status::DryRun => hq == HqStatus::Complete,
             Status::Complete => hq != HqStatus::Complete,
         };
         if contradicts {

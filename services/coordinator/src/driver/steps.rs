@@ -36,6 +36,7 @@ pub async fn diff_only(
         signals,
         lost: CancellationToken::new(),
         run_id: None,
+        cutoff: held.migration.live_cutoff,
     };
     let compared = async {
         if which == DiffScope::AllCases {
@@ -101,6 +102,6 @@ pub async fn scan_page_after(
 ) -> Result<couch::Page> {
     Ok(context
         .forms_db
-        .view_page(&scan::page_of(domain, doc_type, cursor, limit)?)
+        .view_page(&scan::page_of(domain, doc_type, cursor, limit, None)?)
         .await?)
 }
