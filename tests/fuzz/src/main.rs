@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use fuzz::check::check;
 use fuzz::inputs::Inputs;
-use fuzz::run::{Options, run, save};
+use fuzz::run::{MAX_TIME, Options, run, save};
 
 /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
 #[derive(Parser)]
@@ -39,6 +39,7 @@ fn main() -> Result<ExitCode> {
     let options = Options {
         seed: arguments.seed,
         time: Duration::from_secs(arguments.seconds),
+        most: MAX_TIME,
         folder: arguments.folder,
     };
     let outcome = run(&options, check)?;

@@ -19,7 +19,8 @@ use crate::measured;
 /// Most bytes that reading one input may allocate.
 pub const MAX_ALLOCATED_BYTES: usize = 64 << 20;
 
-/// Longest that one input may take. Far more than any needs, as the machine may be busy with other things.
+/// Longest that one input may take, unless told otherwise. Far more than any needs, as the machine may be busy with other
+/// things.
 pub const MAX_TIME: Duration = Duration::from_secs(20);
 
 /// Stack of the thread that reads: that of the threads that read forms in a worker.
@@ -38,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// How long to go on.
     pub time: Duration,
+    /// Longest that one input may take.
+    pub most: Duration,
     /// Where the number of the current input and a failing input are written.
     pub folder: PathBuf,
 }
@@ -139,6 +142,7 @@ pub fn run(options: &Options, check: Check) -> Result<Outcome> {
         progress,
         shared: Arc::clone(&shared),
         until: start + options.time,
+        most: options.most,
     };
     thread::Builder::new()
         .name("reader".to_owned())
@@ -151,9 +155,9 @@ pub fn run(options: &Options, check: Check) -> Result<Outcome> {
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the reading thread ended without a word"),
             Err(RecvTimeoutError::Timeout) => {
                 let (number, since) = *lock(&shared.current);
-                if since.is_some_and(|since| since.elapsed() > MAX_TIME) {
+                if since.is_some_and(|since| since.elapsed() > options.most) {
                     // The thread cannot be stopped; it dies with the process.
-                    break Some((number, format!("hang: more than {} s", MAX_TIME.as_secs())));
+                    break Some((number, format!("hang: more than {} ms", options.most.as_millis())));
                 }
             }
         }
@@ -187,6 +191,7 @@ struct Reader {
     progress: File,
     shared: Arc<Shared>,
     until: Instant,
+    most: Duration,
 }
 
 impl Reader {
@@ -227,7 +232,7 @@ impl Reader {
             Err(_) => Some("panic".to_owned()),
             Ok(Err(rule)) => Some(format!("rule: {rule}")),
             Ok(Ok(())) if allocated > MAX_ALLOCATED_BYTES => Some(format!("memory: {allocated} bytes")),
-            Ok(Ok(())) if time > MAX_TIME => Some(format!("hang: {} ms", time.as_millis())),
+            Ok(Ok(())) if time > self.most => Some(format!("hang: {} ms", time.as_millis())),
             Ok(Ok(())) => None,
         })
     }

@@ -7,21 +7,22 @@ use fuzz::check::{Subject, check};
 use fuzz::corpus;
 use fuzz::inputs::Inputs;
 use fuzz::measured;
-use fuzz::run::{Check, MAX_ALLOCATED_BYTES, Options, Outcome, run};
+use fuzz::run::{Check, MAX_ALLOCATED_BYTES, MAX_TIME, Options, Outcome, run};
 
 #[test]
 fn a_run_passes_and_notices_faults() {
     let folder = tempfile::tempdir().unwrap();
-    let runs = |seconds, check: Check| -> Outcome {
+    let runs = |seconds, most, check: Check| -> Outcome {
         let options = Options {
             seed: 20_240_601,
             time: Duration::from_secs(seconds),
+            most,
             folder: folder.path().to_owned(),
         };
         run(&options, check).unwrap()
     };
 
-    let outcome = runs(2, check);
+    let outcome = runs(2, MAX_TIME, check);
     assert!(outcome.failure.is_none(), "{outcome}");
     let figures = outcome.figures;
     assert!(figures.inputs >= corpus::all().len() as u64, "{outcome}");
@@ -43,7 +44,7 @@ fn a_run_passes_and_notices_faults() {
         ),
     ];
     for (fault, reason) in faults {
-        let outcome = runs(2, fault);
+        let outcome = runs(2, MAX_TIME, fault);
         assert!(outcome.to_string().starts_with("fuzz: failed inputs=1 "), "{outcome}");
         let failure = outcome.failure.unwrap();
         assert!(failure.reason.starts_with(reason), "{failure:?}");
@@ -54,12 +55,18 @@ fn a_run_passes_and_notices_faults() {
         );
     }
 
+    let hang: Check = |_| loop {
+        std::thread::park();
+    };
+    let outcome = runs(2, Duration::from_millis(100), hang);
+    assert_eq!(outcome.failure.unwrap().reason, "hang: more than 100 ms");
+
     // Faults that need not happen at once.
     let later: Check = |subject| match subject {
         Subject::Dates(_) => Err("dates".to_owned()),
         _ => Ok(()),
     };
-    assert!(runs(5, later).failure.unwrap().number > 0);
+    assert!(runs(5, MAX_TIME, later).failure.unwrap().number > 0);
 
     let (length, allocated) = measured(|| vec![1_u8; 1 << 20].len());
     assert!(allocated >= length, "{allocated}");
