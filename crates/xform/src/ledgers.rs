@@ -8,12 +8,10 @@ use chrono::{DateTime, Utc};
 use proto::effects::{LedgerKind, LedgerUpdate};
 use serde_json::{Map, Value};
 
-use crate::blocks::DEVICE_REPORT_XMLNS;
 use crate::datetimes::parse_iso8601;
 use crate::document::convert;
 use crate::error::LedgerError;
 use crate::limits::{MAX_ID_CHARS, MAX_LEDGER_ID_CHARS, MAX_LEDGER_INSTRUCTIONS, MAX_LEDGER_TYPE_CHARS};
-use crate::meta::root_xmlns;
 use crate::quantity::python_float;
 
 /// Namespace of the elements `balance` and `transfer` that change ledgers.
@@ -289,40 +287,6 @@ fn as_object<'v>(value: &'v Value, what: &'static str) -> Result<&'v Map<String,
 
 fn attribute<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v str> {
     object.get(key).and_then(Value::as_str)
-}
-
-/// Whether a form converted by [`crate::xml_to_json`] holds ledger blocks.
-///
-/// JSON cannot tell an element without namespace from one that shares its parent's, so an element is taken to share it:
-/// the answer may be a yes too many for a form that switches namespaces off below a ledger element, never a no too many.
-/// A device report has no ledgers, whatever it holds.
-pub fn has_ledgers(form: &Value) -> bool {
-    root_xmlns(form) != DEVICE_REPORT_XMLNS && holds_ledger(form, "")
-}
-
-fn holds_ledger(value: &Value, parent_namespace: &str) -> bool {
-    match value {
-        Value::Object(object) => {
-            let namespace = object.get("@xmlns").and_then(Value::as_str).unwrap_or(parent_namespace);
-            object.iter().any(|(name, child)| {
-                (matches!(name.as_str(), "balance" | "transfer") && is_ledger(child, namespace))
-                    || holds_ledger(child, namespace)
-            })
-        }
-        Value::Array(items) => items.iter().any(|item| holds_ledger(item, parent_namespace)),
-        _ => false,
-    }
-}
-
-/// Whether an element, or one of several of its name, is in the ledger namespace.
-fn is_ledger(value: &Value, parent_namespace: &str) -> bool {
-    match value {
-        Value::Array(items) => items.iter().any(|item| is_ledger(item, parent_namespace)),
-        Value::Object(object) => {
-            object.get("@xmlns").and_then(Value::as_str).unwrap_or(parent_namespace) == LEDGER_XMLNS
-        }
-        _ => parent_namespace == LEDGER_XMLNS,
-    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub use codes::CODES;
 pub use datetimes::adjust_datetimes;
 pub use document::{ReadForm, form_json, read_form, xml_to_json};
 pub use error::{FormError, LedgerError, RoundtripError, XmlError};
-pub use ledgers::{LEDGER_XMLNS, LedgerBlocks, LedgerInstruction, has_ledgers, ledger_updates};
+pub use ledgers::{LEDGER_XMLNS, LedgerBlocks, LedgerInstruction, ledger_updates};
 pub use meta::{extract_meta_instance_id, extract_meta_user_id, metadata_user_id, root_xmlns, scrub_form_meta};
 pub use modified::repair_date_modified;
 pub use python_text::python_text;

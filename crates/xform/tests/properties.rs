@@ -5,13 +5,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value};
-use xform::{case_updates, form_json, has_ledgers, json_to_xml, xml_to_json};
+use xform::{case_updates, form_json, json_to_xml, ledger_updates, xml_to_json};
 
 /// Runs everything that takes a form over it.
 fn use_up(xml: &[u8]) {
     if let Ok(form) = form_json(xml) {
         let _ = case_updates(&form);
-        let _ = has_ledgers(&form);
+        let _ = ledger_updates(xml, chrono::DateTime::UNIX_EPOCH);
         let _ = xform::extract_meta_user_id(&form);
         let _ = xform::extract_meta_instance_id(&form);
         let _ = xform::metadata_user_id(&form);

@@ -1,39 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::blocks::DEVICE_REPORT_XMLNS;
 use crate::error::FormError;
-use crate::xml_to_json;
-
-#[test]
-fn finds_ledger_blocks() {
-    let ledger = LEDGER_XMLNS;
-    let device = DEVICE_REPORT_XMLNS;
-    for (xml, expected) in [
-        (
-            format!("<d xmlns='F'><balance xmlns='{ledger}' entity-id='c'/></d>"),
-            true,
-        ),
-        (
-            format!("<d xmlns='F'><g><transfer xmlns='{ledger}' src='c'/></g></d>"),
-            true,
-        ),
-        (format!("<d xmlns='F' xmlns:l='{ledger}'><l:balance/></d>"), true),
-        (
-            format!("<d xmlns='F' xmlns:l='{ledger}'><balance/><l:balance/></d>"),
-            true,
-        ),
-        (format!("<l:d xmlns:l='{ledger}'><l:balance/></l:d>"), true),
-        (
-            format!("<d xmlns='{ledger}'><case><balance>x</balance></case></d>"),
-            true,
-        ),
-        (format!("<d xmlns='F'><balance xmlns='{ledger}0'/></d>"), false),
-        (format!("<d xmlns='F'><other xmlns='{ledger}'/></d>"), false),
-        ("<d xmlns='F'><balance>5</balance></d>".to_owned(), false),
-        (format!("<d xmlns='{device}'><balance xmlns='{ledger}'/></d>"), false),
-    ] {
-        assert_eq!(has_ledgers(&xml_to_json(xml.as_bytes()).unwrap()), expected, "{xml}");
-    }
-}
 
 const RECEIVED: &str = "2019-03-02T08:15:00.12Z";
 
