@@ -19,9 +19,11 @@ use crate::measured;
 /// Most bytes that reading one input may allocate.
 pub const MAX_ALLOCATED_BYTES: usize = 64 << 20;
 
-/// Longest that one input may take, unless told otherwise. Far more than any needs, as the machine may be busy with other
-/// things.
+/// Most time on a processor that one input may take, unless told otherwise: far more than any needs.
 pub const MAX_TIME: Duration = Duration::from_secs(20);
+
+/// How many times as long it may take in all. A busy machine may let a thread wait for a processor this long.
+const MAX_WAIT: u32 = 15;
 
 /// Stack of the thread that reads: that of the threads that read forms in a worker.
 const STACK_BYTES: usize = 2 << 20;
@@ -39,7 +41,7 @@ pub struct Options {
     pub seed: u64,
     /// How long to go on.
     pub time: Duration,
-    /// Longest that one input may take.
+    /// Most time on a processor that one input may take; in all it may take fifteen times as long.
     pub most: Duration,
     /// Where the number of the current input and a failing input are written.
     pub folder: PathBuf,
@@ -52,7 +54,7 @@ pub struct Figures {
     pub inputs: u64,
     /// Most bytes allocated by one.
     pub max_bytes: usize,
-    /// Longest time of one.
+    /// Most time on a processor that one took.
     pub slowest: Duration,
 }
 
@@ -118,10 +120,54 @@ pub fn save(folder: &Path, seed: u64, number: u64, input: &Input) -> Result<Path
     Ok(file)
 }
 
+/// How long a thread has had a processor.
+#[derive(Clone, Debug)]
+struct Processor {
+    file: Option<PathBuf>,
+    start: Instant,
+}
+
+impl Processor {
+    /// Of the calling thread.
+    fn of_this_thread() -> Self {
+        let thread = fs::read_link("/proc/thread-self").ok();
+        Self {
+            file: thread.map(|thread| Path::new("/proc").join(thread).join("schedstat")),
+            start: Instant::now(),
+        }
+    }
+
+    /// The time so far; where the kernel does not tell, the time that has passed.
+    fn time(&self) -> Duration {
+        // Nanoseconds on a processor come first.
+        let text = self.file.as_ref().and_then(|file| fs::read_to_string(file).ok());
+        let nanoseconds = text.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
+        nanoseconds.map_or_else(|| self.start.elapsed(), Duration::from_nanos)
+    }
+}
+
+/// What the reading thread is at.
+#[derive(Clone, Debug)]
+struct Current {
+    number: u64,
+    since: Instant,
+    processor: Processor,
+    /// What [`Processor::time`] said when it began.
+    processor_since: Duration,
+}
+
+impl Current {
+    /// How long it has been at it: on a processor, and in all.
+    fn times(&self) -> (Duration, Duration) {
+        let on_processor = self.processor.time().saturating_sub(self.processor_since);
+        (on_processor, self.since.elapsed())
+    }
+}
+
 /// What the reading thread and the watching one both know.
 #[derive(Default)]
 struct Shared {
-    current: Mutex<(u64, Option<Instant>)>,
+    current: Mutex<Option<Current>>,
     figures: Mutex<Figures>,
 }
 
@@ -154,10 +200,10 @@ pub fn run(options: &Options, check: Check) -> Result<Outcome> {
             Ok(end) => break end?,
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the reading thread ended without a word"),
             Err(RecvTimeoutError::Timeout) => {
-                let (number, since) = *lock(&shared.current);
-                if since.is_some_and(|since| since.elapsed() > options.most) {
+                let current = lock(&shared.current).clone();
+                if let Some((number, reason)) = current.and_then(|current| hang(&current, options.most)) {
                     // The thread cannot be stopped; it dies with the process.
-                    break Some((number, format!("hang: more than {} ms", options.most.as_millis())));
+                    break Some((number, reason));
                 }
             }
         }
@@ -175,6 +221,20 @@ pub fn run(options: &Options, check: Check) -> Result<Outcome> {
         figures,
         time: start.elapsed(),
         failure,
+    })
+}
+
+/// The number of an input that takes too long, and how long.
+fn hang(current: &Current, most: Duration) -> Option<(u64, String)> {
+    let (on_processor, in_all) = current.times();
+    let too_long = on_processor > most || in_all > most * MAX_WAIT;
+    too_long.then(|| {
+        let reason = format!(
+            "hang: {} ms on a processor, {} ms in all",
+            on_processor.as_millis(),
+            in_all.as_millis()
+        );
+        (current.number, reason)
     })
 }
 
@@ -196,12 +256,13 @@ struct Reader {
 
 impl Reader {
     fn run(&self, end: &Sender<End>) {
+        let processor = Processor::of_this_thread();
         let mut number = 0;
         let outcome = loop {
             if number >= self.inputs.least() && Instant::now() >= self.until {
                 break Ok(None);
             }
-            match self.read(number) {
+            match self.read(number, &processor) {
                 Ok(None) => number += 1,
                 Ok(Some(reason)) => break Ok(Some((number, reason))),
                 Err(error) => break Err(error),
@@ -212,28 +273,32 @@ impl Reader {
     }
 
     /// What is wrong with an input, if anything.
-    fn read(&self, number: u64) -> Result<Option<String>> {
+    fn read(&self, number: u64, processor: &Processor) -> Result<Option<String>> {
         self.progress
             .write_all_at(&number.to_le_bytes(), 0)
             .context("cannot write the number of the input")?;
         let Some(subject) = Subject::of(self.inputs.input(number)) else {
             return Ok(None);
         };
-        let start = Instant::now();
-        *lock(&self.shared.current) = (number, Some(start));
+        let current = Current {
+            number,
+            since: Instant::now(),
+            processor: processor.clone(),
+            processor_since: processor.time(),
+        };
+        *lock(&self.shared.current) = Some(current.clone());
         let (outcome, allocated) = measured(|| catch_unwind(AssertUnwindSafe(|| (self.check)(&subject))));
-        let time = start.elapsed();
-        *lock(&self.shared.current) = (number, None);
+        *lock(&self.shared.current) = None;
+        let (on_processor, _) = current.times();
         let mut figures = lock(&self.shared.figures);
         figures.inputs += 1;
         figures.max_bytes = figures.max_bytes.max(allocated);
-        figures.slowest = figures.slowest.max(time);
+        figures.slowest = figures.slowest.max(on_processor);
         Ok(match outcome {
             Err(_) => Some("panic".to_owned()),
             Ok(Err(rule)) => Some(format!("rule: {rule}")),
             Ok(Ok(())) if allocated > MAX_ALLOCATED_BYTES => Some(format!("memory: {allocated} bytes")),
-            Ok(Ok(())) if time > self.most => Some(format!("hang: {} ms", time.as_millis())),
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => hang(&current, self.most).map(|(_, reason)| reason),
         })
     }
 }
