@@ -5,16 +5,19 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 
 use crate::batch::{Claim, check_claim, finish_claim};
+use crate::migration::DriverLease;
 use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
-/// The cases of a batch, and how late they may be.
+/// The cases of a batch, how late they may be, and what there is to compare beside them.
 #[derive(Clone, Debug)]
 pub struct DiffScope {
     /// The cases.
     pub cases: Vec<CaseToDiff>,
     /// While the migration is live: cases that Couch has changed after this are left for another run.
     pub cutoff: Option<DateTime<Utc>>,
+    /// HQ has stock of the domain: the stock tables are to be read for every case.
+    pub couch_stock: bool,
 }
 
 /// A case to compare, at the generation that its rows had when the comparison began.
@@ -39,11 +42,26 @@ pub struct CaseComparison {
     pub kind: String,
     /// Diffs as JSON text, when there are any.
     pub diffs: Option<String>,
-    /// Changes as JSON text with their reason, when there are any.
+    /// Changes as JSON text with their reasons, when there are any.
     pub changes: Option<(String, String)>,
 }
 
 impl State {
+    /// Puts on record whether HQ has stock of the domain, before the first diff batch is cut.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn record_couch_stock(&self, held: &DriverLease, present: bool) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query("update migration set couch_stock = $2 where id = $1 and couch_stock <> $2")
+            .bind(held.migration_id.0)
+            .bind(present)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The generations of these cases, to be read before the cases are.
     ///
     /// # Errors
@@ -62,7 +80,7 @@ impl State {
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
-        let cutoff = sqlx::query_scalar("select live_cutoff from migration where id = $1")
+        let (cutoff, couch_stock) = sqlx::query_as("select live_cutoff, couch_stock from migration where id = $1")
             .bind(claim.migration_id.0)
             .fetch_one(&mut *tx)
             .await?;
@@ -76,6 +94,7 @@ impl State {
         Ok(DiffScope {
             cases: cases.collect::<Result<_, StateError>>()?,
             cutoff,
+            couch_stock,
         })
     }
 

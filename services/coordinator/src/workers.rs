@@ -41,11 +41,11 @@ impl Workforce {
                 state.clone(),
                 target.clone(),
                 forms_db.clone(),
-                blobs,
+                blobs.clone(),
                 SourceAccess::of(&context.config),
             )),
             Arc::new(CaseHandler::new(state.clone(), target.clone())),
-            Arc::new(DiffHandler::new(state.clone(), target, forms_db)),
+            Arc::new(DiffHandler::new(state.clone(), target, forms_db, blobs)),
         ];
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

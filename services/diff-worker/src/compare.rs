@@ -1,14 +1,16 @@
 //! The comparison of one case, from what was read of both sides.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
-use docdiff::{Diff, DiffType, FormState, PathElement, Side};
+use docdiff::{AbsentFrom, ChangeReason, Diff, DiffType, PathElement, RecordedDiff, Side, missing_document};
 use proto::ids::Domain;
-use proto::rows::{CaseBundle, FormBundle};
+use proto::rows::CaseBundle;
 use serde_json::{Value, json};
 use service::worker::BatchFailure;
 use state::diff_stage::{CaseComparison, CaseToDiff};
+
+use crate::lookup::Forms;
 
 /// The state of a soft-deleted form, a bit of its `state` column.
 const FORM_DELETED: i16 = 64;
@@ -21,29 +23,15 @@ pub(crate) struct Sides<'a> {
     pub(crate) couch: Option<&'a Value>,
     /// The SQL rows.
     pub(crate) sql: Option<&'a CaseBundle>,
-    /// SQL forms that the Couch case names; read only when there are differences.
-    pub(crate) forms: HashMap<String, FormBundle>,
-    /// Forms that the Couch case names and that Couch has; read only when there are differences.
-    pub(crate) couch_forms: HashSet<String>,
+    /// Forms that the Couch case names; looked up only when there are differences.
+    pub(crate) forms: &'a Forms,
 }
 
 /// Ids of the forms that a Couch case names, in its list and in its actions.
-pub(crate) fn form_ids(couch: &Value) -> Vec<String> {
-    let listed = couch.get("xform_ids").and_then(Value::as_array).into_iter().flatten();
-    let acted = couch
-        .get("actions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|a| a.get("xform_id"));
-    let mut ids: Vec<String> = listed
-        .chain(acted)
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
+pub(crate) fn form_ids(couch: &Value) -> impl Iterator<Item = &str> {
+    let list = |key: &str| couch.get(key).and_then(Value::as_array).into_iter().flatten();
+    let acted = list("actions").filter_map(|action| action.get("xform_id"));
+    list("xform_ids").chain(acted).filter_map(Value::as_str)
 }
 
 /// Whether Couch has changed this case since the cut-off. A case without a readable date counts as old.
@@ -58,54 +46,51 @@ pub(crate) fn is_later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> bool {
     }
 }
 
-/// Compares a case.
-pub(crate) fn compare(
+/// Compares a case; its ledgers are compared apart.
+pub(crate) fn compare(sides: &Sides<'_>, no_action: &HashSet<String>) -> Result<Vec<RecordedDiff>, BatchFailure> {
+    if is_foreign(sides) {
+        return Ok(Vec::new());
+    }
+    let as_diffs = |diffs: Vec<Diff>| {
+        diffs
+            .into_iter()
+            .map(|diff| RecordedDiff::of_case(diff, None))
+            .collect()
+    };
+    Ok(match (sides.couch, sides.sql) {
+        (None, None) => Vec::new(),
+        (Some(couch), Some(sql)) => as_diffs(both(couch, sql, sides, no_action)?),
+        (Some(couch), None) => {
+            let reason = all_forms_deleted(couch, sides).then_some(ChangeReason::DeletedForms);
+            vec![RecordedDiff::of_case(missing_document(AbsentFrom::Sql), reason)]
+        }
+        (None, Some(_)) => as_diffs(vec![missing_document(AbsentFrom::Couch)]),
+    })
+}
+
+/// What is recorded of a case and its ledgers: differences without a reason are diffs, the others changes.
+pub(crate) fn recorded(
     case: &CaseToDiff,
-    sides: &Sides<'_>,
-    no_action: &HashSet<String>,
-) -> Result<CaseComparison, BatchFailure> {
-    let kind = sides
-        .couch
-        .and_then(|doc| doc.get("doc_type"))
-        .and_then(Value::as_str)
-        .unwrap_or("CommCareCase");
-    let mut comparison = CaseComparison {
+    couch: Option<&Value>,
+    sql: Option<&CaseBundle>,
+    records: Vec<RecordedDiff>,
+) -> CaseComparison {
+    let text = |key: &str| couch.and_then(|doc| doc.get(key)).and_then(Value::as_str);
+    let kind = match (text("doc_type"), sql) {
+        (None, Some(bundle)) if bundle.case.deleted => "CommCareCase-Deleted",
+        (doc_type, _) => doc_type.unwrap_or("CommCareCase"),
+    };
+    let (diffs, changes): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.reason.is_none());
+    let reasons: BTreeSet<&str> = changes.iter().filter_map(|change| change.reason.as_deref()).collect();
+    let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
+    CaseComparison {
         case_id: case.case_id.clone(),
         generation: case.generation,
-        couch_rev: sides
-            .couch
-            .and_then(|doc| doc.get("_rev"))
-            .and_then(Value::as_str)
-            .map(str::to_owned),
+        couch_rev: text("_rev").map(str::to_owned),
         kind: kind.to_owned(),
-        diffs: None,
-        changes: None,
-    };
-    if is_foreign(sides) {
-        return Ok(comparison);
+        diffs: (!diffs.is_empty()).then(|| RecordedDiff::list_to_text(&diffs)),
+        changes: (!changes.is_empty()).then(|| (RecordedDiff::list_to_text(&changes), reasons)),
     }
-    let mut diffs = Vec::new();
-    match (sides.couch, sides.sql) {
-        (None, None) => {}
-        (Some(couch), Some(sql)) => diffs = both(couch, sql, sides, no_action)?,
-        (Some(couch), None) => {
-            let missing = missing(Side::Value(json!("*")), Side::Missing);
-            if all_forms_deleted(couch, sides) {
-                comparison.changes = Some((encode(&[missing], Some("deleted forms")), "deleted forms".to_owned()));
-            } else {
-                diffs.push(missing);
-            }
-        }
-        (None, Some(sql)) if sql.case.deleted => comparison.kind = "CommCareCase-Deleted".to_owned(),
-        (None, Some(_)) => {}
-    }
-    if sides.couch.is_none() && sides.sql.is_some() {
-        diffs.push(missing(Side::Missing, Side::Value(json!("present"))));
-    }
-    if !diffs.is_empty() {
-        comparison.diffs = Some(encode(&diffs, None));
-    }
-    Ok(comparison)
 }
 
 /// A case of another domain, which a form of this one names: the form is on record for it, and the case is not ours to
@@ -139,20 +124,9 @@ fn both(
     let mut diffs = docdiff::diff_case(couch, &sql_json, no_action)
         .map_err(|_| BatchFailure::defect("a case document of an unknown type was compared"))?;
     if !diffs.is_empty() {
-        let state_of = |form_id: &str| {
-            let couch = if sides.couch_forms.contains(form_id) {
-                FormState::Present
-            } else {
-                FormState::Missing
-            };
-            let sql = if sides.forms.contains_key(form_id) {
-                FormState::Present
-            } else {
-                FormState::Missing
-            };
-            (couch, sql)
-        };
-        diffs.extend(docdiff::form_check(couch, &sql_json, &state_of));
+        diffs.extend(docdiff::form_check(couch, &sql_json, &|form_id| {
+            sides.forms.states(form_id)
+        }));
     }
     Ok(diffs)
 }
@@ -163,18 +137,10 @@ fn all_forms_deleted(couch: &Value, sides: &Sides<'_>) -> bool {
     listed.filter_map(Value::as_str).all(|id| {
         sides
             .forms
+            .sql
             .get(id)
             .is_some_and(|form| form.form.state & FORM_DELETED != 0)
     })
-}
-
-fn missing(old: Side, new: Side) -> Diff {
-    Diff {
-        diff_type: DiffType::Missing,
-        path: vec![PathElement::Key("*".into())],
-        old,
-        new,
-    }
 }
 
 fn domain_diff(old: &str, new: &str) -> Diff {
@@ -186,16 +152,59 @@ fn domain_diff(old: &str, new: &str) -> Diff {
     }
 }
 
-fn encode(diffs: &[Diff], reason: Option<&str>) -> String {
-    let list: Vec<Value> = diffs
-        .iter()
-        .map(|diff| {
-            let mut entry = diff.to_json();
-            if let (Some(reason), Some(map)) = (reason, entry.as_object_mut()) {
-                map.insert("reason".to_owned(), json!(reason));
-            }
-            entry
-        })
-        .collect();
-    Value::Array(list).to_string()
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn record(ledger: Option<&str>, reason: Option<ChangeReason>) -> RecordedDiff {
+        RecordedDiff {
+            ledger: ledger.map(str::to_owned),
+            ..RecordedDiff::of_case(domain_diff("a", "b"), reason)
+        }
+    }
+
+    #[test]
+    fn differences_with_a_reason_are_changes_and_ledgers_stand_with_their_case() {
+        let case = CaseToDiff {
+            case_id: "c".to_owned(),
+            generation: 3,
+        };
+        let couch = json!({"_id": "c", "_rev": "7-x", "doc_type": "CommCareCase"});
+        let found = recorded(
+            &case,
+            Some(&couch),
+            None,
+            vec![
+                record(None, None),
+                record(Some("c/stock/p"), None),
+                record(Some("c/stock/q"), Some(ChangeReason::DuplicateStockTransaction)),
+                record(Some("c/stock/r"), Some(ChangeReason::MissingCouchStockTransaction)),
+                record(Some("c/stock/s"), Some(ChangeReason::DuplicateStockTransaction)),
+            ],
+        );
+        assert_eq!(
+            (found.kind.as_str(), found.generation, found.couch_rev.as_deref()),
+            ("CommCareCase", 3, Some("7-x"))
+        );
+        let diffs: Value = serde_json::from_str(&found.diffs.unwrap()).unwrap();
+        assert_eq!(diffs[0]["path"], json!(["domain"]));
+        assert_eq!(diffs[1]["path"], json!({"stock_id": "c/stock/p", "path": ["domain"]}));
+        assert_eq!(diffs.as_array().unwrap().len(), 2);
+        let (changes, reason) = found.changes.unwrap();
+        let changes: Value = serde_json::from_str(&changes).unwrap();
+        assert_eq!(changes[1]["reason"], json!("missing couch stock transaction"));
+        assert_eq!(changes.as_array().unwrap().len(), 3);
+        assert_eq!(reason, "duplicate stock transaction, missing couch stock transaction");
+
+        let equal = recorded(&case, Some(&couch), None, Vec::new());
+        assert_eq!((equal.diffs, equal.changes), (None, None));
+    }
+
+    #[test]
+    fn a_case_names_forms_in_its_list_and_in_its_actions() {
+        let couch = json!({"xform_ids": ["a", "b", null], "actions": [{"xform_id": "b"}, {"xform_id": "c"}, {}]});
+        assert_eq!(form_ids(&couch).collect::<Vec<_>>(), ["a", "b", "b", "c"]);
+        assert_eq!(form_ids(&json!({})).count(), 0);
+    }
 }

@@ -14,10 +14,13 @@ fn main() -> ExitCode {
         "diff-worker",
         "Compares cases in Couch with cases in SQL.",
         |config, state, target| async move {
+            let blobs = connect::blob_store(&config)
+                .await
+                .map_err(|error| StartFailure::new(error.code(), &error))?;
             let couch =
                 Couch::new(connect::couch_config(&config)).map_err(|error| StartFailure::new(error.code(), &error))?;
             let forms_db = couch.database(&config.source.forms_db);
-            Ok(Arc::new(DiffHandler::new(state, target, forms_db)) as Arc<dyn BatchHandler>)
+            Ok(Arc::new(DiffHandler::new(state, target, forms_db, blobs)) as Arc<dyn BatchHandler>)
         },
     )
 }

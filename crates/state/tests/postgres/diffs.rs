@@ -39,6 +39,17 @@ async fn the_cases_to_compare_come_with_their_generations() {
 }
 
 #[tokio::test]
+async fn workers_learn_whether_there_is_stock_with_the_cases_of_their_batch() {
+    let (fixture, driven, claim) = with_replayed_cases(&["a"]).await;
+    let state = &fixture.state;
+    assert!(!state.cases_to_diff(&claim).await.unwrap().couch_stock);
+    state.record_couch_stock(&driven.lease, true).await.unwrap();
+    assert!(state.cases_to_diff(&claim).await.unwrap().couch_stock);
+    state.record_couch_stock(&driven.lease, false).await.unwrap();
+    assert!(!state.cases_to_diff(&claim).await.unwrap().couch_stock);
+}
+
+#[tokio::test]
 async fn a_comparison_settles_its_case_and_replaces_what_was_found_before() {
     let (fixture, driven, claim) = with_replayed_cases(&["a", "b"]).await;
     let state = &fixture.state;

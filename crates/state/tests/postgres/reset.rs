@@ -235,6 +235,7 @@ async fn a_reset_ends_the_epoch_the_lease_and_the_run_at_once() {
         ("finish diffs", state.finish_diffs(&form, &[]).await.err()),
         ("lease", state.renew_lease(&driven.lease, LONG).await.err()),
         ("cut", state.restart_scan(&driven.lease, "replay").await.err()),
+        ("stock", state.record_couch_stock(&driven.lease, true).await.err()),
         ("phase", state.set_phase(&driven.lease, Phase::Scan).await.err()),
     ] {
         let error = error.unwrap_or_else(|| panic!("{what} must be refused"));

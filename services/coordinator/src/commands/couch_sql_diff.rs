@@ -1,9 +1,10 @@
 //! `couch_sql_diff`: shows recorded differences, and compares cases again.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
-use docdiff::Diff;
+use docdiff::{Diff, LEDGER_KIND, RecordedDiff};
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::{Value, json};
@@ -115,10 +116,12 @@ pub async fn show(
     loop {
         let records = page(context, &migration, table, selection, after.as_ref(), batch).await?;
         for record in &records {
-            match output {
-                Output::Text => print_text(record)?,
-                Output::Json => println!("{}", as_json(record)?),
-                Output::Csv => write_csv(&mut csv, record)?,
+            for document in shown(record)? {
+                match output {
+                    Output::Text => print_text(&document),
+                    Output::Json => println!("{}", as_json(&document)),
+                    Output::Csv => write_csv(&mut csv, &document)?,
+                }
             }
         }
         csv.flush().map_err(|error| broken_pipe(&error.into()))?;
@@ -167,7 +170,16 @@ fn more() -> bool {
     std::io::stdin().lock().read_line(&mut answer).is_ok() && !answer.trim().eq_ignore_ascii_case("n")
 }
 
-fn diffs_of(record: &DiffRecord) -> Result<Vec<Diff>> {
+/// A document as it is shown: a case, a form, or a ledger of a case.
+struct Shown {
+    kind: String,
+    doc_id: String,
+    diffs: Vec<Diff>,
+    reason: Option<String>,
+}
+
+/// The document of a record, and each ledger that stands with it as a document of its own; diffs by type and path.
+fn shown(record: &DiffRecord) -> Result<Vec<Shown>> {
     let unreadable = || {
         Failure::new(
             "C2S-1510",
@@ -176,13 +188,33 @@ fn diffs_of(record: &DiffRecord) -> Result<Vec<Diff>> {
         )
     };
     let list: Vec<Value> = serde_json::from_str(&record.diffs).map_err(|_| unreadable())?;
-    let mut diffs = list
+    let entries = list
         .iter()
-        .map(Diff::from_json)
+        .map(RecordedDiff::from_json)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| unreadable())?;
-    diffs.sort_by_key(|diff| (diff.diff_type.as_str(), diff.path_text()));
-    Ok(diffs)
+    let mut documents: BTreeMap<Option<String>, Shown> = BTreeMap::new();
+    for entry in entries {
+        let document = documents.entry(entry.ledger.clone()).or_insert_with(|| Shown {
+            kind: if entry.ledger.is_some() {
+                LEDGER_KIND.to_owned()
+            } else {
+                record.kind.clone()
+            },
+            doc_id: entry.ledger.clone().unwrap_or_else(|| record.doc_id.clone()),
+            diffs: Vec::new(),
+            reason: None,
+        });
+        document.diffs.push(entry.diff);
+        document.reason = entry.reason.or_else(|| record.reason.clone());
+    }
+    let mut documents: Vec<Shown> = documents.into_values().collect();
+    for document in &mut documents {
+        document
+            .diffs
+            .sort_by_key(|diff| (diff.diff_type.as_str(), diff.path_text()));
+    }
+    Ok(documents)
 }
 
 fn side(side: &docdiff::Side) -> String {
@@ -192,14 +224,14 @@ fn side(side: &docdiff::Side) -> String {
     }
 }
 
-fn print_text(record: &DiffRecord) -> Result<()> {
-    let reason = record
+fn print_text(document: &Shown) {
+    let reason = document
         .reason
         .as_deref()
         .map(|reason| format!(" {reason}"))
         .unwrap_or_default();
-    println!("{} {}{reason}", record.kind, record.doc_id);
-    for diff in diffs_of(record)? {
+    println!("{} {}{reason}", document.kind, document.doc_id);
+    for diff in &document.diffs {
         let (old, new) = (side(&diff.old), side(&diff.new));
         let head = format!("  {} [{}]", diff.diff_type.as_str(), diff.path_text());
         if old.len() + new.len() > ONE_LINE {
@@ -208,25 +240,24 @@ fn print_text(record: &DiffRecord) -> Result<()> {
             println!("{head} {old} -> {new}");
         }
     }
-    Ok(())
 }
 
-fn as_json(record: &DiffRecord) -> Result<Value> {
-    let diffs: Vec<Value> = diffs_of(record)?.iter().map(Diff::to_json).collect();
-    let mut object = json!({"doc_type": record.kind, "doc_id": record.doc_id, "diffs": diffs});
-    if let (Some(reason), Some(map)) = (&record.reason, object.as_object_mut()) {
+fn as_json(document: &Shown) -> Value {
+    let diffs: Vec<Value> = document.diffs.iter().map(Diff::to_json).collect();
+    let mut object = json!({"doc_type": document.kind, "doc_id": document.doc_id, "diffs": diffs});
+    if let (Some(reason), Some(map)) = (&document.reason, object.as_object_mut()) {
         map.insert("reason".to_owned(), json!(reason));
     }
-    Ok(object)
+    object
 }
 
-fn write_csv(csv: &mut csv::Writer<std::io::Stdout>, record: &DiffRecord) -> Result<()> {
-    for diff in diffs_of(record)? {
+fn write_csv(csv: &mut csv::Writer<std::io::Stdout>, document: &Shown) -> Result<()> {
+    for diff in &document.diffs {
         let (path, old, new) = (diff.path_text(), side(&diff.old), side(&diff.new));
-        let reason = record.reason.as_deref().unwrap_or_default();
+        let reason = document.reason.as_deref().unwrap_or_default();
         csv.write_record([
-            &record.kind,
-            &record.doc_id,
+            &document.kind,
+            &document.doc_id,
             diff.diff_type.as_str(),
             &path,
             &old,
@@ -341,6 +372,66 @@ pub async fn cases(context: &Arc<Context>, domain: &Domain, cases: &Cases, stop:
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn ledgers_of_a_case_are_documents_of_their_own() {
+        let balance = |stock_id: &str, reason: &str| {
+            json!({"type": "diff", "path": {"stock_id": stock_id, "path": ["balance"]}, "old_value": 2, "new_value": 1,
+                "reason": reason})
+        };
+        let record = DiffRecord {
+            kind: "CommCareCase".to_owned(),
+            doc_id: "c".to_owned(),
+            diffs: json!([
+                balance("c/stock/q", "duplicate stock transaction"),
+                {"type": "missing", "path": ["b"], "old_value": 1, "reason": "rebuild case"},
+                {"type": "diff", "path": ["a"], "old_value": 1, "new_value": 2, "reason": "rebuild case"},
+                balance("c/stock/p", "duplicate stock transaction"),
+            ])
+            .to_string(),
+            reason: Some("duplicate stock transaction, rebuild case".to_owned()),
+        };
+        let documents = shown(&record).unwrap();
+        let told: Vec<_> = documents
+            .iter()
+            .map(|document| {
+                (
+                    document.kind.as_str(),
+                    document.doc_id.as_str(),
+                    document.reason.as_deref().unwrap(),
+                    document.diffs.iter().map(Diff::path_text).collect::<Vec<_>>().join(" "),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("CommCareCase", "c", "rebuild case", "a b".to_owned()),
+                (
+                    "stock state",
+                    "c/stock/p",
+                    "duplicate stock transaction",
+                    "balance".to_owned()
+                ),
+                (
+                    "stock state",
+                    "c/stock/q",
+                    "duplicate stock transaction",
+                    "balance".to_owned()
+                ),
+            ]
+        );
+        assert_eq!(
+            as_json(&documents[1]),
+            json!({"doc_type": "stock state", "doc_id": "c/stock/p", "reason": "duplicate stock transaction",
+                "diffs": [{"type": "diff", "path": ["balance"], "old_value": 2, "new_value": 1}]})
+        );
+        let broken = DiffRecord {
+            diffs: json!([{"type": "diff", "path": {"path": []}}]).to_string(),
+            ..record
+        };
+        assert_eq!(shown(&broken).err().unwrap().code, "C2S-1510");
+    }
 
     #[test]
     fn selections() {

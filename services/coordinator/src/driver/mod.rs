@@ -308,6 +308,8 @@ impl Driver {
 
     async fn diff_pending(&self) -> Step<()> {
         let state = &self.context.state;
+        let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
+        state.record_couch_stock(&self.lease, has_stock).await?;
         let settings = &self.context.config.driver;
         let limits = CutLimits {
             cases: settings.diff_batch,
