@@ -2,7 +2,7 @@
 
 use proto::doctype::DocType;
 use proto::topology::Stage;
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
 use crate::migration::DriverLease;
@@ -144,4 +144,38 @@ impl State {
         };
         Ok(result.rows_affected())
     }
+}
+
+/// Documents of one batch at most that are looked at again because a form tells of them.
+const NAMED_AT_ONCE: usize = 100;
+
+/// Inserts form batches for documents, as (id, the revision that Couch has now), that are not on record as they are now.
+/// Documents that were never staged are left to their scan.
+pub(crate) async fn requeue_named(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    named: &[(String, Option<String>)],
+) -> Result<(), StateError> {
+    if named.is_empty() {
+        return Ok(());
+    }
+    let (ids, revs): (Vec<&str>, Vec<Option<&str>>) =
+        named.iter().map(|(id, rev)| (id.as_str(), rev.as_deref())).unzip();
+    let changed: Vec<(String, String)> = sqlx::query_as(
+        "select distinct d.doc_type, d.doc_id from unnest($2::text[], $3::text[]) i(id, rev)
+         join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
+         where case when i.rev is null then not d.deleted else d.rev <> i.rev end order by 1, 2",
+    )
+    .bind(id.0)
+    .bind(&ids)
+    .bind(&revs)
+    .fetch_all(&mut **tx)
+    .await?;
+    for of_type in changed.chunk_by(|(one, _), (other, _)| one == other) {
+        for part in of_type.chunks(NAMED_AT_ONCE) {
+            let ids: Vec<String> = part.iter().map(|(_, doc_id)| doc_id.clone()).collect();
+            insert_batch(tx, id.0, Stage::Form.as_str(), &part[0].0, &ids, None).await?;
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //! inputs ([`State::case_inputs`], in that order). It commits the target, then ends with [`State::finish_cases`], which
 //! deletes exactly those dirty rows: a form staged meanwhile has left its own, and the case is replayed again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
@@ -21,6 +21,8 @@ pub struct CaseInputs {
     pub dirty: Vec<i64>,
     /// Staged effects of accepted forms: case, form, encoded `FormEffects`.
     pub staged: Vec<(String, String, Vec<u8>)>,
+    /// Of which writing of each form the staged effects are.
+    pub staged_as: HashMap<String, i64>,
     /// Events: case, encoded `CaseEvent`.
     pub events: Vec<(String, Vec<u8>)>,
 }
@@ -56,6 +58,8 @@ pub struct CaseResults {
     pub replayed: Vec<String>,
     /// Forms refused.
     pub verdicts: Vec<Verdict>,
+    /// [`CaseInputs::staged_as`] of what was replayed.
+    pub staged_as: HashMap<String, i64>,
     /// Cases that could not be built.
     pub failed: Vec<FailedCase>,
 }
@@ -80,8 +84,8 @@ impl State {
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
-        let staged = sqlx::query(
-            "select s.case_id, s.form_id, s.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+        let rows = sqlx::query(
+            "select s.case_id, s.form_id, s.payload, s.begun from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
              where not exists (select 1 from form_verdict v where v.migration_id = $1 and v.form_id = s.form_id)",
         )
@@ -89,16 +93,14 @@ impl State {
         .bind(&buckets)
         .bind(&ids)
         .fetch_all(&mut *tx)
-        .await?
-        .iter()
-        .map(|row| {
-            Ok((
-                row.try_get("case_id")?,
-                row.try_get("form_id")?,
-                row.try_get("payload")?,
-            ))
-        })
-        .collect::<Result<_, sqlx::Error>>()?;
+        .await?;
+        let mut staged = Vec::with_capacity(rows.len());
+        let mut staged_as = HashMap::new();
+        for row in &rows {
+            let form_id: String = row.try_get("form_id")?;
+            staged_as.insert(form_id.clone(), row.try_get("begun")?);
+            staged.push((row.try_get("case_id")?, form_id, row.try_get("payload")?));
+        }
         let events = sqlx::query(
             "select e.case_id, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join case_event e on e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id
@@ -113,7 +115,33 @@ impl State {
         .map(|row| Ok((row.try_get("case_id")?, row.try_get("payload")?)))
         .collect::<Result<_, sqlx::Error>>()?;
         tx.commit().await?;
-        Ok(CaseInputs { dirty, staged, events })
+        Ok(CaseInputs {
+            dirty,
+            staged,
+            staged_as,
+            events,
+        })
+    }
+
+    /// Of which of these forms, as (id, writing that was replayed), somebody has begun another writing. To be asked with
+    /// the forms' rows locked, before they are removed: whoever begins later waits for the lock, and writes the row anew.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn begun_again(&self, claim: &Claim, forms: &[(String, i64)]) -> Result<Vec<String>, StateError> {
+        let mut tx = self.pool.begin().await?;
+        check_claim(&mut tx, claim).await?;
+        let again = sqlx::query_scalar(
+            "select d.doc_id from unnest($2::text[], $3::bigint[]) i(id, begun)
+             join doc_revision d on d.migration_id = $1 and d.doc_id = i.id where d.begun <> i.begun",
+        )
+        .bind(claim.migration_id.0)
+        .bind(forms.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(forms.iter().map(|(_, begun)| *begun).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(again)
     }
 
     /// Ends the claim: the dirty rows that were read go, each case's generation rises, verdicts make the other cases of
@@ -160,21 +188,23 @@ impl State {
             rev: None,
         });
         record_errors(&mut tx, claim.migration_id, errors.collect()).await?;
-        record_verdicts(&mut tx, claim, &results.verdicts).await?;
+        record_verdicts(&mut tx, claim, results).await?;
         Ok(tx.commit().await?)
     }
 }
 
 /// Refused forms are dropped whole: the verdicts go on record, and all of their cases become dirty.
 ///
-/// A case that is dirty by now was staged again while it was replayed, perhaps by a newer revision of the very form that
-/// was refused. Nothing is known of that one, but its row may have been removed for the sake of the old one: the form is
-/// sent through the form stage again.
+/// A verdict is about the writing of the form that was replayed. If somebody has begun another one since, there is none:
+/// the row is theirs, and when they have staged it the cases are replayed again. A case that is dirty by now was staged
+/// again while it was replayed, by another form, and the verdict may be another one next time; but the refused form's row
+/// has been removed: the form is sent through the form stage again.
 async fn record_verdicts(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
-    verdicts: &[Verdict],
+    results: &CaseResults,
 ) -> Result<(), StateError> {
+    let verdicts = &results.verdicts;
     if verdicts.is_empty() {
         return Ok(());
     }
@@ -184,8 +214,8 @@ async fn record_verdicts(
         .map(|verdict| (verdict.form_id.as_str(), verdict))
         .collect();
     let form_ids: Vec<&str> = by_form.keys().copied().collect();
-    let revisions: Vec<(String, String, String)> = sqlx::query_as(
-        "select doc_id, doc_type, rev from doc_revision where migration_id = $1 and doc_id = any($2)
+    let revisions: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "select doc_id, doc_type, rev, begun from doc_revision where migration_id = $1 and doc_id = any($2)
          order by doc_id for no key update",
     )
     .bind(id)
@@ -198,8 +228,9 @@ async fn record_verdicts(
     let moved = dirty_among(tx, claim, verdicts).await?;
     let mut again: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(revisions.len());
-    for (form_id, doc_type, rev) in &revisions {
+    for (form_id, doc_type, rev, begun) in &revisions {
         match by_form.get(form_id.as_str()) {
+            _ if results.staged_as.get(form_id) != Some(begun) => {}
             Some(verdict) if moved.contains(&verdict.case_id) => {
                 again.entry(doc_type).or_default().push(form_id.clone());
             }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Row, Transaction};
 
+use crate::again::requeue_named;
 use crate::batch::{Claim, check_claim, finish_claim};
 use crate::blob_change::{BlobChange, record_blob_changes};
 use crate::outcome::record_outcomes;
@@ -37,6 +38,8 @@ pub struct DocStanding {
     pub superseded: bool,
     /// A replay refused this revision, for the reason with this code.
     pub rejected: Option<String>,
+    /// How often somebody has begun to write it, this time included.
+    pub begun: i64,
 }
 
 /// One staged effect.
@@ -57,6 +60,8 @@ pub struct StagedForm {
     pub rev: String,
     /// It was seen before: its old effects must be replaced.
     pub seen_before: bool,
+    /// [`DocStanding::begun`] of this writing.
+    pub begun: i64,
     /// What it does to cases; empty for unprocessed forms.
     pub cases: Vec<StagedCase>,
     /// It has a case block without any action.
@@ -104,6 +109,9 @@ pub struct FormResults {
     pub deleted_cases: Vec<StagedDeletedCase>,
     /// Documents that failed.
     pub failed: Vec<FailedDoc>,
+    /// Documents that forms of this batch tell of, with the revision that Couch has now, if it has one: to be looked at
+    /// again where that is not the one on record.
+    pub named: Vec<(String, Option<String>)>,
     /// Documents that vanished from Couch, or that are no longer of a type or a domain to migrate: what they had staged
     /// goes.
     pub gone: Vec<String>,
@@ -136,10 +144,10 @@ impl State {
         let revisions = docs
             .iter()
             .map(|doc| (doc.doc_id.as_str(), doc.doc_type.as_str(), doc.rev.as_str()));
-        record_revisions(&mut tx, claim, revisions.collect()).await?;
+        record_revisions(&mut tx, claim, revisions.collect(), Occasion::Begun).await?;
         let rows = sqlx::query(
             "select d.doc_id, d.first_staged_at, d.first_staged_at <> now() as seen_before, d.rev <> i.rev as superseded,
-                    v.code as rejected
+                    v.code as rejected, d.begun
              from unnest($2::text[], $3::text[]) i(id, rev)
              join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
              left join form_verdict v on v.migration_id = $1 and v.form_id = i.id and v.rev = i.rev",
@@ -160,6 +168,7 @@ impl State {
                         seen_before: row.try_get("seen_before")?,
                         superseded: row.try_get("superseded")?,
                         rejected: row.try_get("rejected")?,
+                        begun: row.try_get("begun")?,
                     },
                 ))
             })
@@ -182,6 +191,29 @@ impl State {
         .await?;
         tx.commit().await?;
         Ok(stale)
+    }
+
+    /// Of which of these documents, as (id, `_rev`), a newer revision is on record. To be asked with the target's rows
+    /// locked, before they are removed for the sake of what was read.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn newer_revisions(&self, claim: &Claim, read: &[(String, String)]) -> Result<Vec<String>, StateError> {
+        let mut tx = self.pool.begin().await?;
+        check_claim(&mut tx, claim).await?;
+        let newer = sqlx::query_scalar(
+            "select d.doc_id from unnest($2::text[], $3::int[], $4::text[]) i(id, number, rev)
+             join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
+             where (d.rev_number, d.rev collate \"C\") > (i.number, i.rev collate \"C\")",
+        )
+        .bind(claim.migration_id.0)
+        .bind(read.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(read.iter().map(|(_, rev)| rev_number(rev)).collect::<Vec<_>>())
+        .bind(read.iter().map(|(_, rev)| rev.as_str()).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(newer)
     }
 
     /// Stages what the forms do to their cases, records diffs and errors, and ends the claim.
@@ -215,9 +247,20 @@ impl State {
         stage(&mut tx, claim, &forms).await?;
         unstage_deleted_cases(&mut tx, claim, &results.gone).await?;
         stage_deleted_cases(&mut tx, claim, &results.deleted_cases).await?;
+        bury(&mut tx, claim, &results.gone).await?;
+        requeue_named(&mut tx, claim.migration_id, &results.named).await?;
         record_outcomes(&mut tx, claim, &forms, &failed, results).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Why a revision goes on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    /// Somebody begins to write it.
+    Begun,
+    /// It cannot be written.
+    Failed,
 }
 
 /// Records revisions, as (id, type, `_rev`): the newest that anyone has read stands.
@@ -225,6 +268,7 @@ async fn record_revisions(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     mut revisions: Vec<(&str, &str, &str)>,
+    occasion: Occasion,
 ) -> Result<(), StateError> {
     // In the order of the key, so that two batches with the same documents wait for each other and do not deadlock.
     revisions.sort_unstable();
@@ -233,20 +277,37 @@ async fn record_revisions(
          select $1, id, doc_type, number, rev
          from unnest($2::text[], $3::text[], $4::int[], $5::text[]) i(id, doc_type, number, rev)
          on conflict (migration_id, doc_id) do update
-         set doc_type = excluded.doc_type, rev_number = excluded.rev_number, rev = excluded.rev, deleted = false
-         where (d.rev_number, d.rev collate \"C\") < (excluded.rev_number, excluded.rev collate \"C\")",
+         set doc_type = excluded.doc_type, rev_number = excluded.rev_number, rev = excluded.rev, deleted = false,
+             begun = d.begun + $6::int
+         where (d.rev_number, d.rev collate \"C\") < (excluded.rev_number, excluded.rev collate \"C\")
+            or ($6 = 1 and d.rev = excluded.rev)",
     )
     .bind(claim.migration_id.0)
     .bind(revisions.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
     .bind(revisions.iter().map(|(_, doc_type, _)| *doc_type).collect::<Vec<_>>())
     .bind(revisions.iter().map(|(_, _, rev)| rev_number(rev)).collect::<Vec<_>>())
     .bind(revisions.iter().map(|(_, _, rev)| *rev).collect::<Vec<_>>())
+    .bind(i32::from(occasion == Occasion::Begun))
     .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
-/// Documents of the results of which somebody has read a newer revision: theirs is the outcome that counts. The rows stay
+/// Documents that Couch has no longer: a tombstone each.
+async fn bury(tx: &mut Transaction<'_, Postgres>, claim: &Claim, gone: &[String]) -> Result<(), StateError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("update doc_revision set deleted = true where migration_id = $1 and doc_id = any($2) and not deleted")
+        .bind(claim.migration_id.0)
+        .bind(gone)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Documents of the results of which somebody has read a newer revision, or that somebody has begun to write after us:
+/// theirs is the outcome that counts. The rows stay
 /// locked until the transaction ends: a newer revision that begins meanwhile waits, and then finds what we staged.
 async fn superseded<'a>(
     tx: &mut Transaction<'_, Postgres>,
@@ -260,7 +321,12 @@ async fn superseded<'a>(
             .filter_map(|doc| Some((doc.doc_id.as_str(), doc.kind.as_str(), doc.rev.as_deref()?)))
     };
     // A failed document has a newest revision too, which an older one must not replace.
-    record_revisions(tx, claim, failed().collect()).await?;
+    record_revisions(tx, claim, failed().collect(), Occasion::Failed).await?;
+    let begun: HashMap<&str, i64> = results
+        .forms
+        .iter()
+        .map(|form| (form.form_id.as_str(), form.begun))
+        .collect();
     let forms = results
         .forms
         .iter()
@@ -271,8 +337,8 @@ async fn superseded<'a>(
         .copied()
         .chain(results.gone.iter().map(String::as_str))
         .collect();
-    let newest: Vec<(String, i32, String)> = sqlx::query_as(
-        "select doc_id, rev_number, rev from doc_revision where migration_id = $1 and doc_id = any($2)
+    let newest: Vec<(String, i32, String, i64)> = sqlx::query_as(
+        "select doc_id, rev_number, rev, begun from doc_revision where migration_id = $1 and doc_id = any($2)
          order by doc_id for no key update",
     )
     .bind(claim.migration_id.0)
@@ -281,9 +347,11 @@ async fn superseded<'a>(
     .await?;
     Ok(newest
         .iter()
-        .filter_map(|(id, number, rev)| {
+        .filter_map(|(id, number, rev, last_begun)| {
             let (id, ours) = read.get_key_value(id.as_str())?;
-            ((*number, rev.as_str()) > (rev_number(ours), *ours)).then_some(*id)
+            let is_newer = (*number, rev.as_str()) > (rev_number(ours), *ours);
+            let is_begun_again = begun.get(id).is_some_and(|begun| begun < last_begun);
+            (is_newer || is_begun_again).then_some(*id)
         })
         .collect())
 }
@@ -330,15 +398,16 @@ async fn unstage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, form_ids: &[
 }
 
 async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&StagedForm]) -> Result<(), StateError> {
-    let mut rows: Vec<(i16, &str, &str, &[u8])> = forms
+    let mut rows: Vec<(i16, &str, &str, &[u8], i64)> = forms
         .iter()
-        .flat_map(|form| form.cases.iter().map(|case| (form.form_id.as_str(), case)))
-        .map(|(form_id, case)| {
+        .flat_map(|form| form.cases.iter().map(move |case| (form, case)))
+        .map(|(form, case)| {
             (
                 proto::bucket::of(&case.case_id),
                 case.case_id.as_str(),
-                form_id,
+                form.form_id.as_str(),
                 case.payload.as_slice(),
+                form.begun,
             )
         })
         .collect();
@@ -349,11 +418,12 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     rows.sort_unstable();
     sqlx::query(
         "with staged as (
-             insert into staged_update (migration_id, bucket, case_id, form_id, rules, payload)
-             select $1, bucket, case_id, form_id, $6, payload
-             from unnest($2::smallint[], $3::text[], $4::text[], $5::bytea[]) i(bucket, case_id, form_id, payload)
+             insert into staged_update (migration_id, bucket, case_id, form_id, rules, payload, begun)
+             select $1, bucket, case_id, form_id, $6, payload, begun
+             from unnest($2::smallint[], $3::text[], $4::text[], $5::bytea[], $7::bigint[])
+                  i(bucket, case_id, form_id, payload, begun)
              on conflict (migration_id, bucket, case_id, form_id)
-             do update set rules = excluded.rules, payload = excluded.payload
+             do update set rules = excluded.rules, payload = excluded.payload, begun = excluded.begun
              returning bucket, case_id
          )
          insert into dirty_case (migration_id, bucket, case_id) select $1, bucket, case_id from staged",
@@ -364,6 +434,7 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
     .bind(proto::effects::RULES_VERSION)
+    .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -7,7 +7,7 @@
 
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use hqsql::{FencedTx, ShardId, Target};
@@ -50,8 +50,10 @@ impl CaseHandler {
             .map(|(id, _)| id)
             .collect();
         let dirty = inputs.dirty.clone();
+        let staged_as = inputs.staged_as.clone();
         let outcome = self.replay(claim, case_ids, inputs, foreign).await?;
-        self.write(claim, tx, &outcome).await?;
+        self.write(claim, tx, &outcome, &staged_as).await?;
+        results.staged_as.extend(staged_as);
         results.replayed.extend(outcome.replayed);
         results.verdicts.extend(outcome.verdicts);
         results.failed.extend(outcome.failed);
@@ -77,24 +79,43 @@ impl CaseHandler {
         .map_err(|_| BatchFailure::defect("the replay of a case panicked"))?
     }
 
-    async fn write(&self, claim: &Claim, tx: FencedTx, outcome: &Outcome) -> Result<(), BatchFailure> {
+    async fn write(
+        &self,
+        claim: &Claim,
+        tx: FencedTx,
+        outcome: &Outcome,
+        staged_as: &HashMap<String, i64>,
+    ) -> Result<(), BatchFailure> {
         tx.merge_cases(&outcome.bundles, &outcome.absent).await?;
         tx.commit().await?;
-        self.remove_forms(claim, &outcome.verdicts).await
+        self.remove_forms(claim, &outcome.verdicts, staged_as).await
     }
 
     /// A refused form has no row: HQ drops a form whole when any part of it is in error. The rows go before the verdict is
-    /// on record; if this process dies in between, the next replay comes to the same verdict.
-    async fn remove_forms(&self, claim: &Claim, verdicts: &[Verdict]) -> Result<(), BatchFailure> {
-        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+    /// on record; if this process dies in between, the next replay comes to the same verdict. A row that somebody has begun
+    /// to write since stays: nothing is known of it yet.
+    async fn remove_forms(
+        &self,
+        claim: &Claim,
+        verdicts: &[Verdict],
+        staged_as: &HashMap<String, i64>,
+    ) -> Result<(), BatchFailure> {
+        let mut by_shard: BTreeMap<ShardId, Vec<(String, i64)>> = BTreeMap::new();
         for verdict in verdicts {
+            let Some(begun) = staged_as.get(&verdict.form_id) else {
+                return Err(BatchFailure::defect("a form was refused that was not replayed"));
+            };
             by_shard
                 .entry(self.target.shard_of(&verdict.form_id))
                 .or_default()
-                .push(verdict.form_id.clone());
+                .push((verdict.form_id.clone(), *begun));
         }
-        for (shard, form_ids) in by_shard {
+        for (shard, forms) in by_shard {
+            let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+            tx.lock_form_rows(&form_ids).await?;
+            let again = self.state.begun_again(claim, &forms).await?;
+            form_ids.retain(|form_id| !again.contains(form_id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
             tx.commit().await?;
         }

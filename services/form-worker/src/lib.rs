@@ -15,6 +15,7 @@ mod form_blobs;
 mod plan;
 mod read;
 mod swapped;
+mod system_actions;
 mod write;
 
 use async_trait::async_trait;

@@ -25,6 +25,7 @@ struct Written {
     form: MigratedForm,
     first_staged_at: DateTime<Utc>,
     seen_before: bool,
+    begun: i64,
 }
 
 impl FormHandler {
@@ -40,7 +41,8 @@ impl FormHandler {
             .partition(|candidate| candidate.doc_type == DocType::CommCareCaseDeleted);
         self.stage_deleted_cases(claim, &cases, results).await?;
         let mut by_shard: BTreeMap<ShardId, Vec<(Candidate, MigratedForm)>> = BTreeMap::new();
-        for (candidate, form) in self.migrate(&claim.domain, forms, results).await? {
+        let forms = self.migrate(&claim.domain, forms, results).await?;
+        for (candidate, form) in self.follow_actions(claim, forms, results).await? {
             by_shard
                 .entry(self.target.shard_of(&candidate.doc_id))
                 .or_default()
@@ -54,18 +56,28 @@ impl FormHandler {
     }
 
     /// Rows that an earlier attempt wrote go with their document: Couch has it no longer, or it cannot be migrated as it is
-    /// now.
+    /// now. The row of a newer revision, which somebody else has read, stays.
     pub(crate) async fn remove_rows(&self, claim: &Claim, results: &FormResults) -> Result<(), BatchFailure> {
-        let failed = results.failed.iter().filter(|doc| doc.missing).map(|doc| &doc.doc_id);
-        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
-        for form_id in results.gone.iter().chain(failed) {
+        let failed = results.failed.iter().filter(|doc| doc.missing);
+        let failed = failed.map(|doc| (&doc.doc_id, doc.rev.as_ref()));
+        let gone = results.gone.iter().map(|form_id| (form_id, None));
+        let mut by_shard: BTreeMap<ShardId, Vec<(String, Option<String>)>> = BTreeMap::new();
+        for (form_id, rev) in gone.chain(failed) {
             by_shard
                 .entry(self.target.shard_of(form_id))
                 .or_default()
-                .push(form_id.clone());
+                .push((form_id.clone(), rev.cloned()));
         }
-        for (shard, form_ids) in by_shard {
+        for (shard, forms) in by_shard {
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
+            let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
+            tx.lock_form_rows(&form_ids).await?;
+            let read: Vec<(String, String)> = forms
+                .into_iter()
+                .filter_map(|(form_id, rev)| Some((form_id, rev?)))
+                .collect();
+            let newer = self.state.newer_revisions(claim, &read).await?;
+            form_ids.retain(|form_id| !newer.contains(form_id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
             tx.commit().await?;
         }
@@ -204,6 +216,7 @@ impl FormHandler {
                     form,
                     first_staged_at: standing.first_staged_at,
                     seen_before: standing.seen_before,
+                    begun: standing.begun,
                 });
             }
         }
@@ -385,6 +398,7 @@ fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure>
         candidate,
         form,
         seen_before,
+        begun,
         ..
     } = one;
     let diffs = diffs(&candidate, &form, stored)?;
@@ -399,6 +413,7 @@ fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure>
         form_id: candidate.doc_id,
         rev: candidate.rev,
         seen_before,
+        begun,
         cases,
         has_noop_block: form.has_noop_block,
         is_problem_form: form.is_problem_form,

@@ -105,6 +105,7 @@ async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     let results = CaseResults {
         replayed: claim.ids.clone(),
         verdicts,
+        staged_as: inputs.staged_as.clone(),
         failed: Vec::new(),
     };
     fixture

@@ -67,6 +67,7 @@ pub fn staged_form(form_id: &str, rev: &str, cases: &[&str], standing: &DocStand
         form_id: form_id.to_owned(),
         rev: rev.to_owned(),
         seen_before: standing.seen_before,
+        begun: standing.begun,
         cases: cases
             .iter()
             .map(|case| StagedCase {

@@ -14,6 +14,7 @@ mod fixture;
 mod forms;
 mod leases;
 mod model;
+mod named;
 mod plans;
 mod reset;
 mod scans;

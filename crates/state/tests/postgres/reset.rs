@@ -1,6 +1,6 @@
 //! A reset ends the epoch at once, and its purge leaves nothing of the domain and everything of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use proto::doctype::DocType;
 use proto::topology::Stage;
@@ -91,6 +91,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
     let results = CaseResults {
         replayed: strings(&["a", "b"]),
         verdicts: Vec::new(),
+        staged_as: HashMap::new(),
         failed: vec![FailedCase {
             case_id: "b".to_owned(),
             code: "C2S-2210".to_owned(),
@@ -118,6 +119,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
             code: "C2S-2202".to_owned(),
             message: "x".to_owned(),
         }],
+        staged_as: HashMap::from([("g".to_owned(), 1)]),
         failed: Vec::new(),
     };
     state.finish_cases(&claim, &[], &results).await.unwrap();

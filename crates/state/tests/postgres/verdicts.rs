@@ -1,7 +1,8 @@
 //! Forms that a replay refuses are dropped whole, for the revision that was replayed.
 
 use proto::topology::Stage;
-use state::case_stage::{CaseResults, Verdict};
+use state::batch::Claim;
+use state::case_stage::{CaseInputs, CaseResults, Verdict};
 use state::form_stage::FormResults;
 
 use crate::fixture::{Driven, Fixture, intent, staged_form, strings};
@@ -22,6 +23,7 @@ async fn refuse(fixture: &Fixture, driven: &Driven, form_id: &str, case_id: &str
     let results = CaseResults {
         replayed: strings(&[case_id]),
         verdicts: vec![refused(form_id, case_id)],
+        staged_as: inputs.staged_as.clone(),
         ..CaseResults::default()
     };
     fixture
@@ -98,41 +100,139 @@ async fn a_verdict_holds_for_its_revision_only_and_a_new_one_clears_it() {
     assert_eq!(inputs.staged.len(), 1);
 }
 
-/// The replay read the old revision; a new one was staged before the verdict came. Nothing is known of the new one, and
-/// its row may have been removed with the old one's.
+/// The replay read one writing of the form; another one, of a newer or of the same revision, was staged before the verdict
+/// came. Nothing is known of that one.
 #[tokio::test]
-async fn a_verdict_on_a_revision_that_has_been_replaced_sends_the_form_through_the_form_stage_again() {
+async fn there_is_no_verdict_on_a_form_that_was_staged_again_meanwhile() {
+    for rev in ["1-a", "2-b"] {
+        let (fixture, driven) = Fixture::with_domain().await;
+        fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
+        let claim = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+        let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
+        fixture.stage(&driven, &[("f", rev, &["a"])]).await;
+        finish_refusing_f(&fixture, &claim, &inputs).await;
+        assert_unjudged(&fixture, &driven).await;
+        assert_eq!(fixture.staged(&driven).await, ["a/f"]);
+        assert!(
+            fixture.dirty(&driven).await.contains(&"a".to_owned()),
+            "the case is replayed with what was staged last"
+        );
+    }
+}
+
+/// A form worker has committed the form's row and has not staged it yet, when a replay of what was staged before refuses
+/// the form: the row is not removed, and the form is not condemned.
+#[tokio::test]
+async fn a_verdict_between_a_forms_commit_and_its_staging_leaves_the_row_and_the_form_alone() {
+    for rev in ["1-a", "2-b"] {
+        let (fixture, driven) = Fixture::with_domain().await;
+        let state = &fixture.state;
+        fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
+        let replay = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+        let inputs = state.case_inputs(&replay, &replay.ids).await.unwrap();
+        let replayed: Vec<(String, i64)> = inputs.staged_as.clone().into_iter().collect();
+        assert!(
+            state.begun_again(&replay, &replayed).await.unwrap().is_empty(),
+            "until now the row could be removed"
+        );
+
+        let writing = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+        let standing = state.begin_forms(&writing, &[intent("f", rev)], &[]).await.unwrap();
+        assert_eq!(state.begun_again(&replay, &replayed).await.unwrap(), ["f"]);
+        finish_refusing_f(&fixture, &replay, &inputs).await;
+        assert_unjudged(&fixture, &driven).await;
+
+        let results = FormResults {
+            forms: vec![staged_form("f", rev, &["a", "b"], &standing["f"])],
+            ..FormResults::default()
+        };
+        state.finish_forms(&writing, &results).await.unwrap();
+        assert_eq!(fixture.staged(&driven).await, ["a/f", "b/f"]);
+        assert_eq!(fixture.dirty(&driven).await, ["a", "b"]);
+        refuse(&fixture, &driven, "f", "a").await;
+        assert_eq!(
+            fixture.errors(&driven).await,
+            ["XFormInstance/f/C2S-2202"],
+            "a replay of what is staged now judges it"
+        );
+    }
+}
+
+/// Of two workers that write the same revision, the one that began last stages it, whoever ends last.
+#[tokio::test]
+async fn whoever_began_last_stages_the_form() {
     let (fixture, driven) = Fixture::with_domain().await;
-    fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
+    let state = &fixture.state;
+    let mut writings = Vec::new();
+    for case in ["first", "second"] {
+        let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+        let standing = state.begin_forms(&claim, &[intent("f", "1-a")], &[]).await.unwrap();
+        let results = FormResults {
+            forms: vec![staged_form("f", "1-a", &[case], &standing["f"])],
+            ..FormResults::default()
+        };
+        writings.push((claim, results));
+    }
+    for (claim, results) in writings.iter().rev() {
+        state.finish_forms(claim, results).await.unwrap();
+        assert_eq!(fixture.staged(&driven).await, ["second/f"]);
+    }
+    refuse(&fixture, &driven, "f", "second").await;
+    assert_eq!(fixture.errors(&driven).await.len(), 1, "verdicts on it count");
+}
+
+/// Another form of the case was staged while the case was replayed: the verdict may be another one next time.
+#[tokio::test]
+async fn a_verdict_on_a_case_that_has_new_inputs_sends_the_form_through_the_form_stage_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
     let claim = fixture.claimed(&driven, Stage::Case, &["a"]).await;
     let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
-    fixture.stage(&driven, &[("f", "2-b", &["a"])]).await;
-    let results = CaseResults {
-        replayed: strings(&["a"]),
-        verdicts: vec![refused("f", "a")],
-        ..CaseResults::default()
-    };
-    fixture
-        .state
-        .finish_cases(&claim, &inputs.dirty, &results)
-        .await
-        .unwrap();
-    assert_eq!(
-        fixture
-            .number("select count(*) from form_verdict where migration_id = $1", &driven)
-            .await,
-        0
-    );
+    fixture.stage(&driven, &[("g", "1-a", &["a"])]).await;
+    finish_refusing_f(&fixture, &claim, &inputs).await;
     assert!(fixture.errors(&driven).await.is_empty());
     let again = fixture
         .claim_next(&driven, Stage::Form)
         .await
         .expect("a form batch is open");
     assert_eq!(again.ids, ["f"]);
-    assert!(
-        fixture.dirty(&driven).await.contains(&"a".to_owned()),
-        "the case is replayed with the new revision"
-    );
+}
+
+#[tokio::test]
+async fn rows_of_newer_revisions_are_not_removed_for_older_ones() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture
+        .stage(
+            &driven,
+            &[("f", "2-b", &["a"]), ("g", "2-b", &["a"]), ("h", "2-b", &["a"])],
+        )
+        .await;
+    let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+    let read =
+        [("f", "1-a"), ("g", "2-b"), ("h", "10-a"), ("i", "1-a")].map(|(id, rev)| (id.to_owned(), rev.to_owned()));
+    assert_eq!(fixture.state.newer_revisions(&claim, &read).await.unwrap(), ["f"]);
+}
+
+async fn finish_refusing_f(fixture: &Fixture, claim: &Claim, inputs: &CaseInputs) {
+    let results = CaseResults {
+        replayed: strings(&["a"]),
+        verdicts: vec![refused("f", "a")],
+        staged_as: inputs.staged_as.clone(),
+        ..CaseResults::default()
+    };
+    fixture
+        .state
+        .finish_cases(claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
+}
+
+/// Nothing is on record against any form, and none has to be written again.
+async fn assert_unjudged(fixture: &Fixture, driven: &Driven) {
+    let verdicts = "select count(*) from form_verdict where migration_id = $1";
+    assert_eq!(fixture.number(verdicts, driven).await, 0);
+    assert!(fixture.errors(driven).await.is_empty());
+    assert!(fixture.claim_next(driven, Stage::Form).await.is_none());
 }
 
 #[tokio::test]

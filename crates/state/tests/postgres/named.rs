@@ -1,0 +1,67 @@
+//! Documents that system actions tell of are looked at again where Couch has another revision of them, or none.
+
+use proto::topology::Stage;
+use state::form_stage::FormResults;
+
+use crate::fixture::{Driven, Fixture};
+
+/// Goes through the form stage with a form that names documents.
+async fn name(fixture: &Fixture, driven: &Driven, named: &[(&str, Option<&str>)]) {
+    let claim = fixture.claimed(driven, Stage::Form, &["action"]).await;
+    let results = FormResults {
+        named: named
+            .iter()
+            .map(|(id, rev)| ((*id).to_owned(), rev.map(str::to_owned)))
+            .collect(),
+        ..FormResults::default()
+    };
+    fixture.state.finish_forms(&claim, &results).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_has_changed_or_is_gone_goes_through_the_form_stage_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture
+        .stage(
+            &driven,
+            &[
+                ("same", "1-a", &["a"]),
+                ("changed", "1-a", &["a"]),
+                ("gone", "1-a", &["a"]),
+            ],
+        )
+        .await;
+    name(
+        &fixture,
+        &driven,
+        &[
+            ("same", Some("1-a")),
+            ("changed", Some("2-b")),
+            ("gone", None),
+            ("gone", None),
+            ("never staged", Some("1-a")),
+            ("unheard of", None),
+        ],
+    )
+    .await;
+    let again = fixture
+        .claim_next(&driven, Stage::Form)
+        .await
+        .expect("a form batch is open");
+    assert_eq!(again.ids, ["changed", "gone"]);
+    let results = FormResults {
+        gone: vec!["gone".to_owned()],
+        ..FormResults::default()
+    };
+    fixture.state.finish_forms(&again, &results).await.unwrap();
+    assert_eq!(fixture.staged(&driven).await, ["a/changed", "a/same"]);
+
+    name(&fixture, &driven, &[("gone", None), ("same", Some("1-a"))]).await;
+    assert!(
+        fixture.claim_next(&driven, Stage::Form).await.is_none(),
+        "what is known to be gone is not looked for again"
+    );
+    fixture.stage(&driven, &[("gone", "3-c", &["a"])]).await;
+    name(&fixture, &driven, &[("gone", None)]).await;
+    assert!(fixture.claim_next(&driven, Stage::Form).await.is_some());
+}
