@@ -9,6 +9,7 @@ mod commit;
 mod crashes;
 mod damage;
 mod errors;
+mod ledgers;
 mod live;
 mod malformed;
 mod replay;
