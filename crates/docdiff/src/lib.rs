@@ -24,6 +24,7 @@ mod python;
 mod reason;
 mod record;
 pub mod rules;
+mod second_chance;
 pub mod sqljson;
 
 use std::collections::HashSet;
@@ -40,6 +41,7 @@ pub use ledgers::{
 };
 pub use reason::ChangeReason;
 pub use record::{LEDGER_KIND, RecordedDiff};
+pub use second_chance::forms_in_doubt;
 
 use filter::Filter;
 use rules::{Group, RuleBook};

@@ -109,7 +109,7 @@ pub(crate) fn is_truthy(value: Option<&Value>) -> bool {
     }
 }
 
-fn text(doc: &Doc, key: &'static str) -> Result<Option<String>, FormFailure> {
+pub(crate) fn text(doc: &Doc, key: &'static str) -> Result<Option<String>, FormFailure> {
     match doc.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),

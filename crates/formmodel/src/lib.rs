@@ -24,6 +24,8 @@ mod lost_xml;
 mod swapped;
 mod system_action;
 
+use std::borrow::Cow;
+
 use proto::doctype::DocType;
 use proto::effects::{AttachmentFacts, FormEffects, FormFacts};
 use proto::ids::{CaseId, Domain, FormId};
@@ -48,10 +50,41 @@ pub struct MigratedForm {
     pub has_noop_block: bool,
     /// It is a normal document that carries a problem, and becomes an error form.
     pub is_problem_form: bool,
+    /// It was applied although it says that it has a problem, or was never processed.
+    pub is_applied_anyway: bool,
     /// It changes ledgers.
     pub has_ledgers: bool,
     /// What HQ did to other documents, if the form tells of that.
     pub action: Option<SystemAction>,
+}
+
+/// Whether a form's own word is taken for whether it was applied to cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Treatment {
+    /// A normal form is applied unless it has a problem, or says that it was never processed.
+    #[default]
+    AsItSays,
+    /// A case in Couch proves that it was applied: a normal form is applied, whatever it says.
+    Applied,
+}
+
+impl MigratedForm {
+    /// The Couch document as it is to be compared with what the form has become: a normal document with a problem as the
+    /// error form, and one that was applied anyway as completely processed.
+    pub fn compared<'a>(&self, document: &'a Value) -> Cow<'a, Value> {
+        let (key, value) = if self.is_problem_form {
+            ("doc_type", Value::from(DocType::XFormError.as_str()))
+        } else if self.is_applied_anyway {
+            ("initial_processing_complete", Value::Bool(true))
+        } else {
+            return Cow::Borrowed(document);
+        };
+        let mut document = document.clone();
+        if let Some(map) = document.as_object_mut() {
+            map.insert(key.to_owned(), value);
+        }
+        Cow::Owned(document)
+    }
 }
 
 /// Why a form cannot be migrated. No variant holds a value of the form.
@@ -124,14 +157,21 @@ pub fn migrate(
     document: &Value,
     xml: &[u8],
     attachments: Vec<AttachmentFacts>,
+    treatment: Treatment,
 ) -> Result<MigratedForm, FormFailure> {
     let doc = document.as_object().ok_or(FormFailure::Unexpected("root"))?;
     if doc.get("domain").and_then(Value::as_str) != Some(domain.as_str()) {
         return Err(FormFailure::OtherDomain);
     }
-    let is_problem_form = doc_type == DocType::XFormInstance && columns::is_truthy(doc.get("problem"));
+    let has_problem = doc_type == DocType::XFormInstance && columns::is_truthy(doc.get("problem"));
+    let is_applied_anyway = doc_type == DocType::XFormInstance && treatment == Treatment::Applied;
+    let is_problem_form = has_problem && !is_applied_anyway;
     let migrated_as = if is_problem_form { DocType::XFormError } else { doc_type };
-    let bundle = columns::bundle(domain, migrated_as, doc)?;
+    let mut bundle = columns::bundle(domain, migrated_as, doc)?;
+    if is_applied_anyway {
+        bundle.form.problem = columns::text(doc, "problem")?;
+        bundle.form.initial_processing_complete = true;
+    }
     let processed = migrated_as == DocType::XFormInstance;
 
     let (body, blocks) = match xform::read_form(xml) {
@@ -146,6 +186,7 @@ pub fn migrate(
         cases: Vec::new(),
         has_noop_block: false,
         is_problem_form,
+        is_applied_anyway,
         has_ledgers: false,
         action: None,
     };

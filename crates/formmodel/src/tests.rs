@@ -16,7 +16,14 @@ fn migrated(doc_type: DocType, problem: Option<&str>, blocks: &str) -> Result<Mi
         doc["problem"] = json!(problem);
     }
     let xml = format!("<data xmlns=\"http://stock\"><meta><userID>u</userID></meta>{blocks}</data>");
-    migrate(&Domain::new("demo"), doc_type, &doc, xml.as_bytes(), Vec::new())
+    migrate(
+        &Domain::new("demo"),
+        doc_type,
+        &doc,
+        xml.as_bytes(),
+        Vec::new(),
+        Treatment::AsItSays,
+    )
 }
 
 fn balance(case_id: &str, quantity: &str) -> String {
@@ -125,4 +132,58 @@ fn a_ledger_block_in_error_drops_the_form() {
     let both = migrated(DocType::XFormInstance, None, &[bad_date, bad_block.clone()].concat()).unwrap_err();
     let block = migrated(DocType::XFormInstance, None, &bad_block).unwrap_err();
     assert_eq!(both.code(), block.code());
+}
+
+/// Reference: a form that a case in Couch lists was applied there; HQ's second chance takes its problem for no hindrance.
+#[test]
+fn a_form_that_was_applied_is_applied_whatever_it_says() {
+    let body = json!({"@xmlns": "F", "case": {"@case_id": "c", "@xmlns": "http://commcarehq.org/case/transaction/v2", "update": {"age": "27"}}, "#type": "data"});
+    let xml = "<data xmlns='F'><case case_id='c' xmlns='http://commcarehq.org/case/transaction/v2'><update><age>27</age></update></case></data>";
+    let doc = |extra: Value| {
+        let mut doc = json!({"_id": "f", "domain": "demo", "received_on": "2019-03-02T08:15:00.120000Z", "form": body});
+        let (doc_map, extra) = (doc.as_object_mut().unwrap(), extra.as_object().unwrap().clone());
+        doc_map.extend(extra);
+        doc
+    };
+    let run = |doc: &Value, doc_type, treatment| {
+        migrate(
+            &Domain::new("demo"),
+            doc_type,
+            doc,
+            xml.as_bytes(),
+            Vec::new(),
+            treatment,
+        )
+        .unwrap()
+    };
+    let problem = doc(json!({"doc_type": "XFormInstance", "problem": "it broke"}));
+    let unprocessed = doc(json!({"doc_type": "XFormInstance", "initial_processing_complete": false}));
+    for (doc, state) in [(&problem, 16), (&unprocessed, 1)] {
+        let form = run(doc, DocType::XFormInstance, Treatment::AsItSays);
+        assert_eq!((form.bundle.form.state, form.cases.len()), (state, 0));
+        let form = run(doc, DocType::XFormInstance, Treatment::Applied);
+        assert_eq!((form.bundle.form.state, form.cases.len()), (1, 1));
+        assert!(form.bundle.form.initial_processing_complete && form.is_applied_anyway);
+        assert_eq!(
+            form.compared(doc)["initial_processing_complete"],
+            true,
+            "the flag that was set is no difference"
+        );
+    }
+    let applied = run(&problem, DocType::XFormInstance, Treatment::Applied);
+    assert_eq!(
+        applied.bundle.form.problem.as_deref(),
+        Some("it broke"),
+        "its problem stays on record"
+    );
+    let as_error = run(&problem, DocType::XFormInstance, Treatment::AsItSays);
+    assert_eq!(as_error.compared(&problem)["doc_type"], "XFormError");
+
+    // Only normal forms: an archived form stays archived.
+    let archived = run(
+        &doc(json!({"doc_type": "XFormArchived"})),
+        DocType::XFormArchived,
+        Treatment::Applied,
+    );
+    assert_eq!((archived.bundle.form.state, archived.cases.len()), (2, 0));
 }

@@ -20,6 +20,7 @@ pub mod commit;
 pub mod diff_stage;
 mod dispatch;
 pub mod error;
+mod forced;
 pub mod form_stage;
 pub mod migration;
 pub mod names;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::{Cases, Output, Selection};
 use crate::commands::init::TargetTables;
-use crate::commands::migrate::Wait;
+use crate::commands::migrate::{Forms, Order, Wait};
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{Confirmation, commit, couch_sql_diff, init, migrate, multiple, reset, serve, started, stats};
@@ -145,6 +145,10 @@ pub struct MigrateArgs {
     /// MIGRATE: refuse submissions from now on, and take the rest of a live migration.
     #[arg(long)]
     pub finish: bool,
+    /// MIGRATE: forms that get a second chance: `missing` (those that a difference of a case names as applied in Couch only),
+    /// ids with commas, or a path to a file of ids.
+    #[arg(long, value_name = "FORMS", conflicts_with_all = ["live", "finish"])]
+    pub forms: Option<String>,
     /// MIGRATE: put the run on record for `serve` and return.
     #[arg(long)]
     pub detach: bool,
@@ -272,7 +276,11 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
     match args.action {
         Action::Migrate => {
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
-            migrate::migrate(context, &domain, mode(args.live, args.finish), wait, stop).await
+            let order = Order {
+                mode: mode(args.live, args.finish),
+                forms: Forms::parse(args.forms.as_deref())?,
+            };
+            migrate::migrate(context, &domain, &order, wait, stop).await
         }
         Action::Commit if args.abort => until_stopped(stop, commit::abort(context, &domain, confirmation)).await,
         Action::Commit => {
@@ -375,6 +383,7 @@ mod tests {
             "coordinator migrate_domain_from_couch_to_sql d COMMIT --accept-diffs=CommCareCase",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --forms=missing",
             "coordinator migrate_domain_from_couch_to_sql d unfinish",
             "coordinator migrate_multiple_domains_from_couch_to_sql --live list.txt",
             "coordinator show_started_migrations --stats",

@@ -18,9 +18,12 @@ mod swapped;
 mod system_actions;
 mod write;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use blobs::BlobStore;
 use couch::Database;
+use formmodel::Treatment;
 use hqsql::Target;
 use proto::topology::Stage;
 use service::config::Config;
@@ -90,8 +93,12 @@ impl BatchHandler for FormHandler {
         let mut results = FormResults::default();
         let mut gathered: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
+        let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
         for ids in claim.ids.chunks(READ_AT_ONCE) {
-            for candidate in self.read(claim, ids, &mut results).await? {
+            for mut candidate in self.read(claim, ids, &mut results).await? {
+                if applied.contains(&candidate.doc_id) {
+                    candidate.treatment = Treatment::Applied;
+                }
                 bytes += candidate.weight();
                 gathered.push(candidate);
                 if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {

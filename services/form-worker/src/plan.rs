@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use blobs::{BlobRef, FORM_XML};
 use bytes::Bytes;
+use formmodel::Treatment;
 use hqsql::BlobRetype;
 use proto::doctype::DocType;
 use proto::effects::AttachmentFacts;
@@ -32,6 +33,8 @@ pub(crate) struct Candidate {
     pub(crate) retypes: Vec<BlobRetype>,
     /// Keys of metadata rows that are to be removed, since their blobs are nowhere.
     pub(crate) dangling: Vec<String>,
+    /// Whether its own word is taken for whether it was applied.
+    pub(crate) treatment: Treatment,
     /// Some of its attachments are nowhere, and their lengths are unknown, so that they get no row.
     pub(crate) lacks_attachments: bool,
 }
@@ -59,6 +62,7 @@ impl Candidate {
             missing_meta: Vec::new(),
             retypes: Vec::new(),
             dangling: Vec::new(),
+            treatment: Treatment::AsItSays,
             lacks_attachments: false,
         }
     }

@@ -106,6 +106,7 @@ impl FormHandler {
                         &candidate.document,
                         &candidate.xml,
                         attachments,
+                        candidate.treatment,
                     );
                     (candidate, form)
                 })
@@ -423,25 +424,14 @@ fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure>
 }
 
 /// The differences between the Couch document and the stored form, as JSON text. A submission error log has no form to
-/// compare. A normal document with a problem is compared as the error form that it has become.
+/// compare.
 fn diffs(candidate: &Candidate, form: &MigratedForm, stored: &FormBundle) -> Result<Option<String>, BatchFailure> {
     if candidate.doc_type == DocType::SubmissionErrorLog {
         return Ok(None);
     }
     let sql = docdiff::sqljson::form_json(stored, &form.body);
-    let found = if form.is_problem_form {
-        let mut document = candidate.document.clone();
-        if let Some(map) = document.as_object_mut() {
-            map.insert(
-                "doc_type".to_owned(),
-                Value::String(DocType::XFormError.as_str().to_owned()),
-            );
-        }
-        docdiff::diff_form(&document, &sql)
-    } else {
-        docdiff::diff_form(&candidate.document, &sql)
-    }
-    .map_err(|_| BatchFailure::defect("a form of an unknown type was compared"))?;
+    let found = docdiff::diff_form(&form.compared(&candidate.document), &sql)
+        .map_err(|_| BatchFailure::defect("a form of an unknown type was compared"))?;
     if found.is_empty() {
         return Ok(None);
     }

@@ -297,25 +297,7 @@ impl Cases {
             Some("pending") => Self::Pending,
             Some("with-diffs") => Self::With(RecordTable::Diffs),
             Some("with-changes") => Self::With(RecordTable::Changes),
-            Some(path) if path.starts_with('/') || path.starts_with("./") => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    Failure::new("C2S-0107", format!("{path} cannot be read: {error}"), "check the path")
-                })?;
-                Self::Ids(
-                    text.lines()
-                        .map(str::trim)
-                        .filter(|id| !id.is_empty())
-                        .map(str::to_owned)
-                        .collect(),
-                )
-            }
-            Some(ids) => Self::Ids(
-                ids.split(',')
-                    .map(str::trim)
-                    .filter(|id| !id.is_empty())
-                    .map(str::to_owned)
-                    .collect(),
-            ),
+            Some(ids) => Self::Ids(super::ids_of(ids)?),
         })
     }
 }

@@ -33,6 +33,74 @@ pub enum Wait {
     No,
 }
 
+/// Which forms get a second chance, beside those that are on record as failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Forms {
+    /// No others.
+    #[default]
+    AsFound,
+    /// `--forms=missing`: those that a recorded difference of a case names as applied in Couch only. They are applied even
+    /// if they have a problem, or say that they were never processed.
+    Missing,
+    /// `--forms=ids` or a file of ids: these.
+    Ids(Vec<String>),
+}
+
+impl Forms {
+    /// From the option: `missing`, ids with commas, or a path (`/…` or `./…`) to a file with one id a line.
+    ///
+    /// # Errors
+    /// `C2S-0107` when the file cannot be read.
+    pub fn parse(text: Option<&str>) -> Result<Self> {
+        Ok(match text {
+            None => Self::AsFound,
+            Some("missing") => Self::Missing,
+            Some(ids) => Self::Ids(super::ids_of(ids)?),
+        })
+    }
+
+    /// Those of a run on record.
+    pub(crate) fn of(run: &Run) -> Self {
+        match run.arguments.get("forms") {
+            Some(Value::String(_)) => Self::Missing,
+            Some(Value::Array(ids)) => Self::Ids(ids.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+            _ => Self::AsFound,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::AsFound => Value::Null,
+            Self::Missing => json!("missing"),
+            Self::Ids(ids) => json!(ids),
+        }
+    }
+}
+
+/// What a `MIGRATE` is asked to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Live, to the end, or as it is.
+    pub mode: Mode,
+    /// Forms that get a second chance.
+    pub forms: Forms,
+}
+
+impl Order {
+    fn to_json(&self) -> Value {
+        json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json() })
+    }
+}
+
+impl From<Mode> for Order {
+    fn from(mode: Mode) -> Self {
+        Self {
+            mode,
+            forms: Forms::AsFound,
+        }
+    }
+}
+
 /// Migrates a domain.
 ///
 /// # Errors
@@ -40,7 +108,7 @@ pub enum Wait {
 pub async fn migrate(
     context: &Arc<Context>,
     domain: &Domain,
-    mode: Mode,
+    order: &Order,
     wait: Wait,
     stop: CancellationToken,
 ) -> Result<Exit> {
@@ -52,7 +120,7 @@ pub async fn migrate(
             "start one, or leave --detach out",
         ));
     }
-    let run = queue(context, domain, mode).await?;
+    let run = queue(context, domain, order).await?;
     if wait == Wait::No {
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
@@ -97,37 +165,40 @@ async fn preflight(context: &Context) -> Result<()> {
 }
 
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
-async fn queue(context: &Arc<Context>, domain: &Domain, mode: Mode) -> Result<Run> {
+async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     allow(
-        Command::Migrate(mode),
+        Command::Migrate(order.mode),
         Situation {
             migration: found.as_ref(),
             on_sql: doc.is_on_sql(),
         },
     )?;
+    let started = found.is_some_and(|migration| migration.status != Status::NotStarted);
+    if order.forms != Forms::AsFound && !started {
+        return Err(Failure::new(
+            "C2S-4006",
+            format!("{domain} is not being migrated, so that none of its forms can be missing"),
+            "start with MIGRATE",
+        ));
+    }
     preflight(context).await?;
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state
-        .queue_run(
-            migration.id,
-            "MIGRATE",
-            &json!({ "mode": mode.as_str() }),
-            &context.operator,
-        )
+        .queue_run(migration.id, "MIGRATE", &order.to_json(), &context.operator)
         .await?;
     if !new {
-        let running = run.arguments.get("mode").and_then(Value::as_str).and_then(Mode::parse);
-        if mode == Mode::Finish && running != Some(Mode::Finish) {
+        let asks_for_more = order.mode == Mode::Finish || order.forms != Forms::AsFound;
+        if asks_for_more && run.arguments != order.to_json() {
             return Err(Failure::new(
                 "C2S-4056",
                 format!(
-                    "a run of {domain} is on that was not meant to finish it (run {})",
+                    "a run of {domain} is on that does not do what is asked for (run {})",
                     run.id
                 ),
-                "wait until it has ended (see `stats`), or stop it with `coordinator stop`; then finish",
+                "wait until it has ended (see `stats`), or stop it with `coordinator stop`; then give the command again",
             ));
         }
         eprintln!(

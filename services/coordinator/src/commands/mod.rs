@@ -121,6 +121,26 @@ pub(crate) async fn migration_of(context: &Context, domain: &proto::ids::Domain)
     })
 }
 
+/// Ids with commas between, or a path (`/…` or `./…`) to a file with one id a line.
+///
+/// # Errors
+/// `C2S-0107` when the file cannot be read.
+pub(crate) fn ids_of(text: &str) -> Result<Vec<String>> {
+    let ids = |ids: &mut dyn Iterator<Item = &str>| {
+        ids.map(str::trim)
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    if text.starts_with('/') || text.starts_with("./") {
+        let lines = std::fs::read_to_string(text)
+            .map_err(|error| Failure::new("C2S-0107", format!("{text} cannot be read: {error}"), "check the path"))?;
+        Ok(ids(&mut lines.lines()))
+    } else {
+        Ok(ids(&mut text.split(',')))
+    }
+}
+
 /// A duration for people.
 pub(crate) fn human(time: Duration) -> String {
     let seconds = time.as_secs();

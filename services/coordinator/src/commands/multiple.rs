@@ -125,7 +125,7 @@ async fn one(context: &Arc<Context>, domain: &Domain, mode: Mode, stop: Cancella
         eprintln!("{domain} is on SQL already");
         return Ok(());
     }
-    match migrate(context, domain, mode, Wait::UntilEnd, stop).await? {
+    match migrate(context, domain, &mode.into(), Wait::UntilEnd, stop).await? {
         Exit::Clean | Exit::Differences if mode == Mode::Live => Ok(()),
         Exit::Clean => {
             commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;

@@ -10,6 +10,7 @@
 mod dispatch;
 mod missing;
 mod scan;
+mod second_chance;
 mod start;
 mod steps;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::commands::commit;
+use crate::commands::migrate::Forms;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
@@ -196,10 +198,10 @@ async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost
 impl Driver {
     async fn run(&mut self, run: &Run) -> Step<String> {
         self.cutoff = self.start(run).await?;
-        self.phases().await
+        self.phases(&Forms::of(run)).await
     }
 
-    async fn phases(&self) -> Step<String> {
+    async fn phases(&self, forms: &Forms) -> Step<String> {
         let state = &self.context.state;
         // First, so that the documents of batches that were set aside are not tried twice.
         state.unpark(self.migration.id).await?;
@@ -212,6 +214,7 @@ impl Driver {
                 "documents that failed or were missing are tried again"
             );
         }
+        second_chance::requeue(self, forms).await?;
         self.scan_and_replay().await?;
         self.settle().await?;
         for _ in 0..ROUNDS {

@@ -1,0 +1,78 @@
+//! Which forms a recorded difference puts in doubt: the case in Couch has them, the case in SQL does not.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Forms that the recorded differences of a case name as applied in Couch only.
+///
+/// They are the ids that only Couch lists (`xform_ids`), those of the form check (`?`), and the form that last changed a
+/// ledger which only Couch has. A form whose document is gone is not among them: there is nothing to migrate.
+pub fn forms_in_doubt(diffs: &Value) -> BTreeSet<String> {
+    diffs.as_array().into_iter().flatten().flat_map(named_forms).collect()
+}
+
+fn named_forms(diff: &Value) -> Vec<String> {
+    let old = &diff["old_value"];
+    let path = &diff["path"];
+    let ledger_path = &path["path"];
+    if is_path(path, &["xform_ids", "[*]"]) && diff["type"] == "set_mismatch" {
+        let ids = old.as_str().unwrap_or_default().split(',');
+        ids.filter(|id| !id.is_empty()).map(str::to_owned).collect()
+    } else if is_path(path, &["?"]) {
+        let forms = old["forms"].as_object().into_iter().flatten();
+        forms
+            .filter(|(_, state)| *state == "present")
+            .map(|(id, _)| id.clone())
+            .collect()
+    } else if is_path(ledger_path, &["*"]) {
+        let form = old["ledger"]["last_modified_form_id"].as_str();
+        form.map(str::to_owned).into_iter().collect()
+    } else {
+        Vec::new()
+    }
+}
+
+fn is_path(path: &Value, expected: &[&str]) -> bool {
+    path.as_array().is_some_and(|elements| {
+        elements
+            .iter()
+            .map(Value::as_str)
+            .eq(expected.iter().copied().map(Some))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn forms_that_only_couch_has_applied() {
+        let diffs = json!([
+            {"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "a,b", "new_value": "z"},
+            {"type": "diff", "path": ["?"], "old_value": {"forms": {"c": "present", "d": "missing", "e": "missing, blob present"}},
+             "new_value": {"forms": {"c": "missing", "d": "missing", "e": "missing"}}},
+            {"type": "missing", "path": {"stock_id": "case/stock/p", "path": ["*"]},
+             "old_value": {"form_state": "present", "ledger": {"balance": 3, "last_modified_form_id": "f"}},
+             "new_value": {"form_state": "missing"}},
+            {"type": "diff", "path": ["age"], "old_value": "g", "new_value": "h"},
+            {"type": "missing", "path": ["xform_ids", "[*]"], "old_value": "i"},
+        ]);
+        let found: Vec<String> = forms_in_doubt(&diffs).into_iter().collect();
+        assert_eq!(found, ["a", "b", "c", "f"]);
+    }
+
+    #[test]
+    fn a_difference_that_names_no_form_puts_none_in_doubt() {
+        for diffs in [
+            json!([]),
+            json!(null),
+            json!([{"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "", "new_value": "z"}]),
+            json!([{"type": "missing", "path": ["*"], "old_value": "*"}]),
+        ] {
+            assert!(forms_in_doubt(&diffs).is_empty(), "{diffs}");
+        }
+    }
+}

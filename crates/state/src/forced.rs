@@ -1,0 +1,60 @@
+//! Forms that get a second chance: an operator asks for them, or a case in Couch proves that they were applied.
+
+use proto::doctype::DocType;
+use proto::topology::Stage;
+
+use crate::batch::{Claim, insert_batch};
+use crate::migration::DriverLease;
+use crate::{State, StateError};
+
+impl State {
+    /// Has these forms migrated again. With `forced` they are applied from now on even if they say that they were never
+    /// processed.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn requeue_forms(
+        &self,
+        held: &DriverLease,
+        form_ids: &[String],
+        forced: bool,
+        batch: usize,
+    ) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        if forced {
+            sqlx::query(
+                "insert into forced_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing",
+            )
+            .bind(held.migration_id.0)
+            .bind(form_ids)
+            .execute(&mut *tx)
+            .await?;
+        }
+        for part in form_ids.chunks(batch) {
+            insert_batch(
+                &mut tx,
+                held.migration_id.0,
+                Stage::Form.as_str(),
+                DocType::XFormInstance.as_str(),
+                part,
+                None,
+            )
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Which forms of a batch are to be applied whatever they say.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn forced_forms(&self, claim: &Claim) -> Result<Vec<String>, StateError> {
+        Ok(
+            sqlx::query_scalar("select form_id from forced_form where migration_id = $1 and form_id = any($2)")
+                .bind(claim.migration_id.0)
+                .bind(&claim.ids)
+                .fetch_all(&self.pool)
+                .await?,
+        )
+    }
+}

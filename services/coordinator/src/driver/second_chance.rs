@@ -1,0 +1,38 @@
+//! A second chance for forms: those that an operator names, and those that a recorded difference of a case puts in doubt.
+
+use state::StateError;
+
+use super::{Driver, Step};
+use crate::commands::migrate::Forms;
+
+/// Records of differences looked at at once.
+const PAGE: i64 = 500;
+
+/// Has the forms migrated again, as the command asks.
+pub(super) async fn requeue(driver: &Driver, forms: &Forms) -> Step<()> {
+    let state = &driver.context.state;
+    let batch = driver.context.config.driver.form_batch;
+    match forms {
+        Forms::AsFound => {}
+        Forms::Ids(ids) => state.requeue_forms(&driver.lease, ids, false, batch).await?,
+        Forms::Missing => {
+            let kinds = ["CommCareCase".to_owned()];
+            let mut after: Option<(String, String)> = None;
+            loop {
+                let from = after.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
+                let records = state.diff_records(driver.migration.id, &kinds, &[], from, PAGE).await?;
+                let Some(last) = records.last() else { break };
+                after = Some((last.kind.clone(), last.doc_id.clone()));
+                let mut named = Vec::new();
+                for record in &records {
+                    let diffs = serde_json::from_str(&record.diffs).map_err(|_| StateError::Corrupt("diffs"))?;
+                    named.extend(docdiff::forms_in_doubt(&diffs));
+                }
+                named.sort_unstable();
+                named.dedup();
+                state.requeue_forms(&driver.lease, &named, true, batch).await?;
+            }
+        }
+    }
+    Ok(())
+}
