@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::diff::{Diff, DiffType, PathElement, Side};
 use crate::json::ANY_INDEX;
+use crate::reason::ChangeReason;
 
 /// Which side lacks a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,27 @@ pub fn missing_document(absent_from: AbsentFrom) -> Diff {
         path: vec![PathElement::key("*")],
         old,
         new,
+    }
+}
+
+/// What becomes of a form that a Couch case lists, where the case is not in SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormInCase {
+    /// SQL has the form, soft-deleted.
+    pub is_deleted: bool,
+    /// Its case blocks or ledgers name the case. A form that is not in Couch, or has no XML, counts as naming it.
+    pub names_case: bool,
+}
+
+/// Why it is expected that SQL lacks a case: all forms that the Couch case lists are deleted, which is so of a case without
+/// any, or none of them names the case.
+pub fn reason_of_absence(forms: &[FormInCase]) -> Option<ChangeReason> {
+    if forms.iter().all(|form| form.is_deleted) {
+        Some(ChangeReason::DeletedForms)
+    } else if !forms.iter().any(|form| form.names_case) {
+        Some(ChangeReason::OrphanedCase)
+    } else {
+        None
     }
 }
 
@@ -146,6 +168,26 @@ mod tests {
             stored(AbsentFrom::Couch),
             json!({"type": "missing", "path": ["*"], "new_value": "present"})
         );
+    }
+
+    #[test]
+    fn why_a_case_may_be_absent_from_sql() {
+        let form = |is_deleted, names_case| FormInCase { is_deleted, names_case };
+        for (forms, expected) in [
+            (vec![], Some(ChangeReason::DeletedForms)),
+            (
+                vec![form(true, true), form(true, false)],
+                Some(ChangeReason::DeletedForms),
+            ),
+            (
+                vec![form(true, false), form(false, false)],
+                Some(ChangeReason::OrphanedCase),
+            ),
+            (vec![form(true, true), form(false, false)], None),
+            (vec![form(false, true)], None),
+        ] {
+            assert_eq!(reason_of_absence(&forms), expected, "{forms:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod diff;
 mod filter;
 mod json;
 mod ledgers;
+mod patched;
 mod python;
 mod reason;
 mod record;
@@ -31,13 +32,16 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-pub use cases::{AbsentFrom, FormState, form_check, missing_document};
+pub use cases::{AbsentFrom, FormInCase, FormState, form_check, missing_document, reason_of_absence};
 pub use datetime::is_datetime_text;
 pub use diff::{Diff, DiffJsonError, DiffType, PathElement, Side};
 pub use json::{ANY_INDEX, ListIndices, json_diff};
 pub use ledgers::{
     CaseLedgers, DifferenceKind, LastChange, LedgerDifference, LedgerReferences, LedgerVerdict, compare_ledgers,
     has_duplicates,
+};
+pub use patched::{
+    LedgerFacts, PATCH_XMLNS, PatchRecord, is_case_patched, is_ledger_patched, is_patchable, possible_patch_forms,
 };
 pub use reason::ChangeReason;
 pub use record::{LEDGER_KIND, RecordedDiff};

@@ -48,6 +48,18 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Whether Python takes a JSON value for true: not null, not zero, not empty.
+pub(crate) fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(_) => !equal(value, &Value::from(0)),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(object) => !object.is_empty(),
+    }
+}
+
 /// Integers are compared exactly, however long; a number with a point or an exponent is a double.
 fn numbers_equal(a: &Number, b: &Number) -> bool {
     let (a, b) = (a.to_string(), b.to_string());

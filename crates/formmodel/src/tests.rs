@@ -46,8 +46,11 @@ fn case_block(case_id: &str) -> String {
     )
 }
 
-/// Cases in order, with the number of their blocks and what happens to their ledgers.
-fn shown(form: &MigratedForm) -> Vec<(&str, usize, Vec<(LedgerKind, &str)>)> {
+/// A case, the number of its blocks, and what happens to its ledgers.
+type Touched<'a> = (&'a str, usize, Vec<(LedgerKind, &'a str)>);
+
+/// The cases in order.
+fn shown(form: &MigratedForm) -> Vec<Touched<'_>> {
     form.cases
         .iter()
         .map(|(case_id, effects)| {

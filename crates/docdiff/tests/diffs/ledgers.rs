@@ -88,7 +88,8 @@ impl Rows {
 
 const PRESENT: Option<(FormState, FormState)> = Some((FormState::Present, FormState::Present));
 
-fn stored(path: &[&str], diff_type: &str, old: Value, new: Value) -> Value {
+fn stored(path: &[&str], diff_type: &str, old: impl Into<Value>, new: impl Into<Value>) -> Value {
+    let (old, new): (Value, Value) = (old.into(), new.into());
     json!({"type": diff_type, "path": {"stock_id": "c/stock/p", "path": path}, "old_value": old, "new_value": new})
 }
 

@@ -4,5 +4,6 @@
 mod cases;
 mod forms;
 mod ledgers;
+mod patched;
 mod shown;
 mod sql_json;
