@@ -10,7 +10,7 @@
 //!   CommCareCase-Deleted --> no form built the case: copied document;  else: the replayed row, marked deleted
 //! ```
 //!
-//! * `order`: which form comes when, and the dates that keep a corrected order;
+//! * `order`: which form comes when, and the dates that keep a corrected order; [`sort_order`]: when one is wanted;
 //! * `draft`: the columns and properties of the case while forms are applied to it;
 //! * `indices`, `attachments`: its children;
 //! * `ledgers`, `quantity`: its ledgers, and the numbers they are computed with;
@@ -35,6 +35,7 @@ mod ledgers;
 mod order;
 pub mod pyjson;
 mod quantity;
+pub mod sort_order;
 mod transactions;
 
 pub use error::{CaseError, FieldProblem};

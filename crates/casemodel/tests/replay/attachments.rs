@@ -1,5 +1,6 @@
 //! What `attachment` parts do.
 
+use casemodel::Mode;
 use proto::effects::{CaseAction, FormEffects};
 use proto::rows::RejectReason;
 
@@ -58,4 +59,56 @@ fn case_attachments_change_and_vanish() {
     let mut replay = run(vec![huge]);
     replay.case_attachments = true;
     assert_eq!(replay.rejected(), [("f".to_owned(), RejectReason::ValueTooLong)]);
+}
+
+/// (type in the metadata, source) -> type of the case attachment
+#[test]
+fn the_type_is_guessed_where_there_is_none() {
+    for (known, src, expected) in [
+        (Some("image/webp"), "1.jpg", Some("image/webp")),
+        (None, "1.PNG", Some("image/png")),
+        (Some(""), "1.jpg", Some("image/jpeg")),
+        (Some(""), "unknown", Some("")),
+        (None, "unknown", None),
+    ] {
+        let mut effects = form("f", 0, vec![block(vec![attachment("photo", Some(src), None)])]);
+        effects.form.attachments = vec![blob(src, "key")];
+        effects.form.attachments[0].content_type = known.map(str::to_owned);
+        let mut replay = run(vec![effects]);
+        replay.case_attachments = true;
+        let row = replay.bundle().attachments.remove(0);
+        assert_eq!(row.content_type.as_deref(), expected, "{known:?} {src}");
+    }
+}
+
+#[test]
+fn changes_within_one_form_and_what_a_rebuild_gives() {
+    let mut effects = form(
+        "f",
+        0,
+        vec![block(vec![
+            attachment("gone", Some("1.jpg"), None),
+            attachment("gone", None, None),
+            attachment("never", None, None),
+            attachment("photo", Some("1.jpg"), None),
+            attachment("photo", Some("2.jpg"), None),
+            attachment("back", Some("1.jpg"), None),
+            attachment("back", None, None),
+            attachment("back", Some("2.jpg"), None),
+        ])],
+    );
+    effects.form.attachments = vec![blob("1.jpg", "key-1"), blob("2.jpg", "key-2")];
+    let mut later = form("g", 1, vec![block(vec![attachment("photo", Some("3.jpg"), None)])]);
+    later.form.attachments = vec![blob("3.jpg", "key-3")];
+    let mut replay = run(vec![effects, later]);
+    replay.case_attachments = true;
+    let bundle = replay.bundle();
+    let rows: Vec<_> = bundle
+        .attachments
+        .iter()
+        .map(|row| (row.name.as_str(), row.blob_id.as_str()))
+        .collect();
+    assert_eq!(rows, [("photo", "key-3"), ("back", "key-2")]);
+    replay.mode = Mode::AsRebuilt;
+    assert_eq!(replay.bundle().attachments, bundle.attachments);
 }

@@ -1,9 +1,9 @@
 //! Cases that are deleted in Couch.
 
-use crate::forms::{at, block, form, minute, run, update};
+use crate::forms::{at, block, form, ledger, minute, run, stock, update};
 use casemodel::{CaseError, FieldProblem};
-use proto::effects::{CaseEvent, Relationship};
-use proto::rows::{CaseRow, TransactionRow};
+use proto::effects::{CaseEvent, LedgerKind, Relationship};
+use proto::rows::{CaseRow, RejectReason, TransactionRow};
 use serde_json::{Value, json};
 
 fn staged_on() -> chrono::DateTime<chrono::Utc> {
@@ -148,6 +148,73 @@ fn indices_and_attachments_are_copied() {
     assert_eq!(row.md5, "md5");
     assert_eq!(row.properties, r#"{"width":10,"height":20}"#);
     assert_eq!((row.blob_id.as_str(), row.blob_bucket.as_deref()), ("k", Some("")));
+}
+
+/// (actions, transactions as form, type, date)
+#[test]
+fn odd_actions() {
+    let with = |actions: Value| {
+        let doc = json!({"_id": "c-1", "domain": "demo", "modified_on": "2019-03-01T00:00:00Z", "actions": actions});
+        let rows = copied(&doc).bundle().transactions;
+        rows.into_iter()
+            .map(|row| (row.form_id, row.kind, row.server_date))
+            .collect::<Vec<_>>()
+    };
+    let form = |id: &str| Some(id.to_owned());
+    // A rebuild that names a form is exactly of type 2, whatever that form did besides.
+    let rebuilt = with(json!([
+        {"action_type": "create", "xform_id": "f", "server_date": "2019-02-01T00:00:00Z"},
+        {"action_type": "rebuild", "xform_id": "f", "server_date": "2019-02-02T00:00:00Z"},
+        {"action_type": "close", "xform_id": "f", "server_date": "2019-02-03T00:00:00Z"}]));
+    assert_eq!(rebuilt, [(form("f"), 2, at("2019-02-01T00:00:00Z"))]);
+    // Neither date, and an empty form id, which is none.
+    let bare = with(json!([{"action_type": "update", "xform_id": ""}, {"action_type": "index"}, {}]));
+    let modified_on = at("2019-03-01T00:00:00Z");
+    assert_eq!(
+        bare,
+        [(None, 0, modified_on), (None, 512, modified_on), (None, 0, modified_on)]
+    );
+    // Actions of one form need not stand together.
+    let apart = with(json!([
+        {"action_type": "create", "xform_id": "f", "server_date": "2019-02-03T00:00:00Z"},
+        {"action_type": "close", "xform_id": "g", "server_date": "2019-02-02T00:00:00Z"},
+        {"action_type": "index", "xform_id": "f", "server_date": "2019-02-01T00:00:00Z"}]));
+    assert_eq!(
+        apart,
+        [
+            (form("f"), 1 | 128 | 512, at("2019-02-03T00:00:00Z")),
+            (form("g"), 1 | 256, at("2019-02-02T00:00:00Z"))
+        ]
+    );
+}
+
+#[test]
+fn a_copy_is_the_same_every_time_and_in_both_modes() {
+    let mut replay = copied(&doc());
+    let bundle = replay.bundle();
+    assert_eq!(replay.bundle(), bundle, "with the same attachment ids");
+    replay.mode = casemodel::Mode::AsRebuilt;
+    assert_eq!(replay.bundle(), bundle);
+
+    let mut unnamed = doc();
+    unnamed["case_attachments"] = json!({"": {"identifier": "photo"}});
+    let row = copied(&unnamed).bundle().attachments.remove(0);
+    assert_eq!(row.name, "photo", "an empty key falls back to the identifier");
+    assert_eq!(
+        row.attachment_id, bundle.attachments[0].attachment_id,
+        "of the same name and key"
+    );
+}
+
+/// HQ copies deleted cases last: a form that changes only their ledgers finds no case.
+#[test]
+fn ledgers_of_a_copied_case_are_refused() {
+    let mut replay = copied(&doc());
+    replay.forms = vec![stock("f", 0, vec![ledger(LedgerKind::Balance, "3")])];
+    assert_eq!(replay.rejected(), [("f".to_owned(), RejectReason::UnknownCase)]);
+    let bundle = replay.replay().bundle.unwrap();
+    assert_eq!(bundle, copied(&doc()).bundle());
+    assert!(bundle.ledger_values.is_empty());
 }
 
 #[test]

@@ -4,9 +4,10 @@ use crate::forms::{attachment, block, create, form, index, ledger, minute, run, 
 use casemodel::{CaseError, Mode};
 use chrono::Duration;
 use proto::effects::{
-    BlockVersion, CaseAction, CaseEvent, CaseUpdate, FormEffects, KnownProperty as Known, LedgerKind,
+    BlockVersion, CaseAction, CaseEvent, CaseUpdate, FormEffects, IndexChange, KnownProperty as Known, LedgerKind,
+    Relationship,
 };
-use proto::rows::{CaseBundle, RejectReason, TransactionRow};
+use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
 
 /// A form that writes its own id into the property `last`.
 fn writer(id: &str, received: u32) -> FormEffects {
@@ -191,6 +192,31 @@ fn an_index_removed_by_one_form_and_set_by_the_next_is_new() {
         .map(|(change, at)| indexed(&format!("f{at}"), at, change))
         .collect();
     assert_eq!(index_rows(&run(forms).bundle()), [("host", "i"), ("parent", "j")]);
+}
+
+#[test]
+fn a_changed_index_takes_type_and_relationship() {
+    let change = CaseAction::Index(vec![IndexChange {
+        identifier: "parent".to_owned(),
+        referenced_type: "village".to_owned(),
+        referenced_id: "v".to_owned(),
+        relationship: Relationship::Extension,
+    }]);
+    let forms = vec![
+        indexed("f", 0, &[("parent", "h")]),
+        form("g", 1, vec![block(vec![change])]),
+    ];
+    for mode in [Mode::AsProcessed, Mode::AsRebuilt] {
+        let mut replay = run(forms.clone());
+        replay.mode = mode;
+        let expected = IndexRow {
+            identifier: "parent".to_owned(),
+            referenced_type: "village".to_owned(),
+            referenced_id: "v".to_owned(),
+            relationship: Relationship::Extension,
+        };
+        assert_eq!(replay.bundle().indices, [expected], "{mode:?}");
+    }
 }
 
 #[test]

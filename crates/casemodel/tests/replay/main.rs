@@ -4,8 +4,10 @@
 
 mod attachments;
 mod blocks;
+mod couch_order;
 mod deleted;
 mod forms;
 mod history;
 mod ledgers;
 mod sequences;
+mod values;
