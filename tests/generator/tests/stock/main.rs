@@ -331,6 +331,27 @@ fn pieces_stand_alone_and_ids_are_given_once() {
 }
 
 #[test]
+fn a_year_of_a_thousand_locations_comes_in_pieces_of_bounded_size() {
+    let options = SupplyOptions {
+        locations: 1000,
+        products: 50,
+        weeks: 52,
+        ..options()
+    };
+    for piece in supply::stream(&options).take(2) {
+        let bytes: usize = piece.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert_eq!(piece.model.cases.len(), 10);
+        assert!(
+            (700..1000).contains(&piece.docs.len()),
+            "{} documents",
+            piece.docs.len()
+        );
+        assert!((30_000..90_000).contains(&piece.stock.transactions.len()));
+        assert!(bytes < 16 << 20, "{bytes} bytes of forms");
+    }
+}
+
+#[test]
 fn a_domain_of_households_has_no_stock() {
     let domain = generator::generate(&generator::Options::new("households", 300, 3));
     assert!(domain.stock.is_empty() && domain.model.ledger_diffs.is_empty());
