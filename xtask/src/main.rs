@@ -13,6 +13,7 @@ mod packages;
 mod ports;
 mod process;
 mod register;
+mod scenarios;
 mod secret;
 mod services;
 mod test;
@@ -55,6 +56,9 @@ enum Command {
     /// Migrate a generated domain from start to finish and show every step
     #[command(after_help = "Example: cargo xtask demo --forms 20000")]
     Demo(demo::DemoArguments),
+    /// Migrate the domains of tests/scenarios in one run and compare everything with what is expected
+    #[command(after_help = "Example: cargo xtask scenarios --only deleted_case")]
+    Scenarios(scenarios::ScenariosArguments),
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
     Bench(bench::BenchArguments),
@@ -84,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint => lint::run(&workspace),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
+        Command::Scenarios(arguments) => scenarios::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }

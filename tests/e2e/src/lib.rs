@@ -18,6 +18,7 @@ pub mod environment;
 pub mod load;
 pub mod program;
 pub mod queues;
+pub mod scenarios;
 pub mod settings;
 pub mod source;
 pub mod turn;

@@ -13,6 +13,8 @@ use tokio::process::{Child, Command};
 /// Signals that tests send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    /// Ctrl-C.
+    Interrupt,
     /// End in good order.
     Terminate,
     /// End at once.
@@ -26,6 +28,7 @@ pub enum Signal {
 impl Signal {
     const fn name(self) -> &'static str {
         match self {
+            Self::Interrupt => "INT",
             Self::Terminate => "TERM",
             Self::Kill => "KILL",
             Self::Stop => "STOP",

@@ -14,6 +14,7 @@ mod live;
 mod malformed;
 mod replay;
 mod reset;
+mod scenarios;
 mod standalone;
 mod telemetry;
 mod whole_domain;

@@ -1,0 +1,193 @@
+//! A scenario's folder.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use figment::Figment;
+use figment::providers::{Format, Toml};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What stands for the domain's name in every file of a folder, so that ids of different scenarios never meet.
+const DOMAIN_SIGN: &str = "$$";
+
+/// How the outcome compares with that of HQ's own migrator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The same rows and the same records.
+    #[default]
+    Same,
+    /// Deliberately others; the reason is given.
+    Differs,
+}
+
+impl Outcome {
+    /// As the table shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Differs => "differs",
+        }
+    }
+}
+
+/// `scenario.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// What it is about, in a line.
+    pub title: String,
+    /// Compared with HQ's own migrator.
+    #[serde(default)]
+    pub outcome: Outcome,
+    /// Why the outcome differs.
+    pub reason: Option<String>,
+    /// Why it cannot apply here. It then has no steps.
+    pub not_applicable: Option<String>,
+    /// What its remaining steps wait for.
+    pub awaits: Option<String>,
+    /// What is wrong here at present: the scenario must fail, and the table says so.
+    pub open: Option<String>,
+    /// The domain keeps attachments of cases.
+    #[serde(default)]
+    pub case_attachments: bool,
+    /// What happens, in order. Absent: `MIGRATE`, which finds nothing to report and leaves `expected.json`.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// A step: what changes in the source comes first, then the command, then what must be true.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// A folder with input as the scenario's own: documents that come, change or, with `_deleted`, go.
+    pub input: Option<PathBuf>,
+    /// Ids of documents that vanish from Couch.
+    #[serde(default)]
+    pub purge: Vec<String>,
+    /// Statements on the target.
+    #[serde(default)]
+    pub sql: Vec<String>,
+    /// An action on the domain with its flags, such as `COMMIT --accept-diffs=all`.
+    pub run: Option<String>,
+    /// Sends so many Ctrl-C while the command waits for its first page of documents.
+    #[serde(default)]
+    pub interrupt: usize,
+    /// Its exit status.
+    #[serde(default)]
+    pub status: i32,
+    /// Texts that it must write, to either output.
+    #[serde(default)]
+    pub says: Vec<String>,
+    /// File with what must be true then.
+    pub expect: Option<PathBuf>,
+}
+
+/// A scenario.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// As in the catalogue.
+    pub name: String,
+    /// Its domain.
+    pub domain: String,
+    /// What it is.
+    pub description: Description,
+    path: PathBuf,
+}
+
+impl Folder {
+    fn read(path: PathBuf) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = path.join("scenario.toml");
+        ensure!(file.is_file(), "there is no {}", file.display());
+        let description: Description = Figment::from(Toml::file(&file))
+            .extract()
+            .with_context(|| format!("in {}", file.display()))?;
+        let mut folder = Self {
+            domain: name.replace('_', "-"),
+            name,
+            description,
+            path,
+        };
+        folder.check()?;
+        if folder.description.not_applicable.is_none() && folder.description.steps.is_empty() {
+            folder.description.steps.push(Step {
+                run: Some("MIGRATE".to_owned()),
+                expect: Some("expected.json".into()),
+                ..Step::default()
+            });
+        }
+        Ok(folder)
+    }
+
+    fn check(&self) -> Result<()> {
+        let described = &self.description;
+        let name = &self.name;
+        ensure!(
+            (described.outcome == Outcome::Differs) == described.reason.is_some(),
+            "{name}: `reason` belongs to `outcome = \"differs\"`"
+        );
+        ensure!(
+            described.not_applicable.is_none() || described.steps.is_empty(),
+            "{name} is not applicable and has steps"
+        );
+        let expects = described.steps.is_empty() || described.steps.iter().any(|step| step.expect.is_some());
+        ensure!(expects, "{name}: no step expects anything");
+        Ok(())
+    }
+
+    /// Path of a file of this folder; none if there is no such file or folder.
+    pub(crate) fn file(&self, part: &Path) -> Option<PathBuf> {
+        let path = self.path.join(part);
+        path.exists().then_some(path)
+    }
+
+    /// JSON of a file of this folder, in this domain.
+    pub(crate) fn json(&self, part: &Path) -> Result<Value> {
+        let path = self.path.join(part);
+        let content = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&self.in_domain(&content)).with_context(|| format!("{} is no JSON", path.display()))
+    }
+
+    /// A text with the name of this domain where the sign stands.
+    pub(crate) fn in_domain(&self, text: &str) -> String {
+        text.replace(DOMAIN_SIGN, &self.domain)
+    }
+
+    /// Bytes with the name of this domain where the sign stands.
+    pub(crate) fn bytes_in_domain(&self, bytes: &[u8]) -> Vec<u8> {
+        let sign = DOMAIN_SIGN.as_bytes();
+        let mut replaced = Vec::with_capacity(bytes.len());
+        let mut rest = bytes;
+        while let Some(place) = rest.windows(sign.len()).position(|window| window == sign) {
+            replaced.extend_from_slice(&rest[..place]);
+            replaced.extend_from_slice(self.domain.as_bytes());
+            rest = &rest[place + sign.len()..];
+        }
+        replaced.extend_from_slice(rest);
+        replaced
+    }
+}
+
+/// The folder of all scenarios.
+pub fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scenarios")
+}
+
+/// All scenarios, by name.
+///
+/// # Errors
+/// A folder cannot be read, or is not as it should be.
+pub fn all() -> Result<Vec<Folder>> {
+    let home = home();
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(&home).with_context(|| format!("cannot read {}", home.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            folders.push(Folder::read(entry.path())?);
+        }
+    }
+    folders.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(folders)
+}

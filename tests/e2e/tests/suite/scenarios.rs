@@ -1,0 +1,107 @@
+//! The scenarios, and that none of the catalogue is forgotten.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use e2e::scenarios;
+
+/// Every scenario of CommCare HQ's own tests of its migrator.
+const CATALOGUE: [&str; 68] = [
+    // Restrictions and commands.
+    "test_migration_blacklist",
+    "test_migration_custom_report",
+    "test_commit",
+    "test_timings",
+    "test_reset_migration",
+    // Kinds of forms.
+    "test_basic_form_migration",
+    "test_basic_form_migration_with_timezones",
+    "test_form_with_not_meta_migration",
+    "test_form_with_missing_xmlns",
+    "test_form_with_null_xmlns",
+    "test_archived_form_migration",
+    "test_archived_form_with_case_migration",
+    "test_error_form_migration",
+    "test_error_with_normal_doc_type_migration",
+    "test_duplicate_form_migration",
+    "test_deprecated_form_migration",
+    "test_old_form_metadata_migration",
+    "test_deleted_form_migration",
+    "test_edited_deleted_form",
+    "test_submission_error_log_migration",
+    "test_hqsubmission_migration",
+    "test_unwrappable_form",
+    // Attachments and XML.
+    "test_migrate_attachments",
+    "test_form_with_missing_xml",
+    "test_form_with_extra_xml_blob_metadata",
+    "test_sql_form_to_json_with_missing_xml",
+    "test_get_case_ids_with_missing_xml",
+    "test_migrate_form_attachments_missing_xml",
+    "test_migrate_form_attachments_missing_xml_meta",
+    // Cases.
+    "test_basic_case_migration",
+    "test_basic_case_migration_case_name",
+    "test_case_with_indices_migration",
+    "test_deleted_case_migration",
+    "test_form_touches_case_without_updates",
+    "test_v1_case",
+    "test_case_forms_list_order",
+    "test_case_with_very_long_name",
+    "test_case_with_malformed_date_modified",
+    "test_missing_case",
+    "test_missing_docs",
+    // Forms with a problem, forms that were never processed.
+    "test_normal_form_with_problem_and_case_updates",
+    "test_case_with_problem_form",
+    "test_case_with_unprocessed_form",
+    "test_case_with_unprocessed_case_close_form",
+    "test_migrate_missing_problem_form",
+    "test_migrate_specific_problem_form",
+    // Live migration, interruption, users at work.
+    "test_live_migrate",
+    "test_migrate_form_twice",
+    "test_migrate_unprocessed_form_twice",
+    "test_migrate_deleted_case_twice",
+    "test_migrate_archived_form_after_live_migration_of_error_forms",
+    "test_edit_form_after_live_migration",
+    "test_migrate_archived_form_after_live_migration",
+    "test_migrate_unarchived_form_after_live_migration",
+    "test_migrate_hard_deleted_entities_after_live_migration",
+    "test_migrate_deleted_form_after_live_migration",
+    "test_delete_user_during_migration",
+    "test_delete_cases_during_migration",
+    "test_migrate_skipped_forms",
+    "test_migrate_partially_migrated_form_with_case",
+    "test_migrate_should_not_update_case_when_not_missing",
+    "test_migration_clean_break",
+    "test_migration_dirty_break",
+    "test_rebuild_state",
+    // Ledgers.
+    "test_migrate_ledgers",
+    "test_migrate_partially_migrated_form1_with_ledger",
+    "test_migrate_partially_migrated_form2_with_ledger",
+    // JSON to XML.
+    "test_json2xml",
+];
+
+#[test]
+fn every_scenario_of_the_catalogue_has_its_folder() -> Result<()> {
+    let folders: BTreeSet<String> = scenarios::all()?.into_iter().map(|folder| folder.name).collect();
+    let missing: Vec<_> = CATALOGUE.iter().filter(|name| !folders.contains(**name)).collect();
+    ensure!(missing.is_empty(), "no folder in tests/scenarios: {missing:?}");
+    let unknown: Vec<_> = folders
+        .iter()
+        .filter(|name| !name.starts_with("rule_") && !CATALOGUE.contains(&name.as_str()))
+        .collect();
+    ensure!(unknown.is_empty(), "in no catalogue: {unknown:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenarios_leave_the_expected_rows_and_records() -> Result<()> {
+    let report = scenarios::run(scenarios::all()?).await?;
+    let surprises = report.surprises();
+    ensure!(surprises.is_empty(), "{}\n{}", report.table(true), surprises.join("\n"));
+    Ok(())
+}
