@@ -13,9 +13,8 @@ const NOW: &str = "$now";
 
 /// Compares lists of rows, paired by a column.
 pub(crate) fn by_key(kind: &str, key: &str, expected: &[Row], found: &[Row], began: &str) -> Vec<String> {
-    let index = |rows: &[Row]| -> BTreeMap<String, Row> {
-        rows.iter().map(|row| (text(row.get(key)), row.clone())).collect()
-    };
+    let index =
+        |rows: &[Row]| -> BTreeMap<String, Row> { rows.iter().map(|row| (text(row.get(key)), row.clone())).collect() };
     let (wanted, present) = (index(expected), index(found));
     let mut differences = Vec::new();
     if present.len() != found.len() {
@@ -45,7 +44,11 @@ fn columns(label: &str, expected: &Row, found: &Row, began: &str) -> Vec<String>
             let label = format!("{label} {name}");
             differences.extend(in_any_order(&label, &rows(wanted), &rows(present), began));
         } else if !holds(wanted, present, began) {
-            differences.push(format!("{label}: {name}: expected {}, found {}", shown(wanted), shown(present)));
+            differences.push(format!(
+                "{label}: {name}: expected {}, found {}",
+                shown(wanted),
+                shown(present)
+            ));
         }
     }
     differences
@@ -111,7 +114,10 @@ pub(crate) fn records(list: &str, expected: &[Record], found: &[Record]) -> Vec<
         match (wanted.get(id), present.get(id)) {
             (Some(wanted), Some(present)) => {
                 if wanted.reason != present.reason {
-                    differences.push(format!("{label}: reason {:?}, found {:?}", wanted.reason, present.reason));
+                    differences.push(format!(
+                        "{label}: reason {:?}, found {:?}",
+                        wanted.reason, present.reason
+                    ));
                 }
                 for diff in wanted.diffs.iter().filter(|diff| !present.diffs.contains(diff)) {
                     differences.push(format!("{label}: is not there: {diff}"));
@@ -122,7 +128,9 @@ pub(crate) fn records(list: &str, expected: &[Record], found: &[Record]) -> Vec<
             }
             (Some(_), None) => differences.push(format!("{label}: is not there")),
             (None, present) => {
-                let diffs = present.map(|record| Value::Array(record.diffs.clone())).unwrap_or_default();
+                let diffs = present
+                    .map(|record| Value::Array(record.diffs.clone()))
+                    .unwrap_or_default();
                 differences.push(format!("{label}: was not expected: {diffs}"));
             }
         }
@@ -171,7 +179,12 @@ mod tests {
         let expected = [row(json!({"id": "a", "x": null, "when": NOW, "key": SET}))];
         let good = row(json!({"id": "a", "x": null, "when": "2020-01-02T00:00:00.000000Z", "key": "k"}));
         assert!(by_key("form", "id", &expected, std::slice::from_ref(&good), BEGAN).is_empty());
-        for (column, value) in [("x", json!(1)), ("when", json!("2019-12-31T00:00:00.000000Z")), ("key", json!(null)), ("new", json!(null))] {
+        for (column, value) in [
+            ("x", json!(1)),
+            ("when", json!("2019-12-31T00:00:00.000000Z")),
+            ("key", json!(null)),
+            ("new", json!(null)),
+        ] {
             let mut bad = good.clone();
             bad.insert(column.to_owned(), value);
             assert_eq!(by_key("form", "id", &expected, &[bad], BEGAN).len(), 1, "{column}");
@@ -192,7 +205,10 @@ mod tests {
             by_key("case", "id", &expected, &found(json!([{"x": 2}, {"x": 3}])), BEGAN),
             ["case a parts: x: expected 1, found 3"]
         );
-        assert_eq!(by_key("case", "id", &expected, &found(json!([{"x": 2}])), BEGAN).len(), 1);
+        assert_eq!(
+            by_key("case", "id", &expected, &found(json!([{"x": 2}])), BEGAN).len(),
+            1
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 /// What stands for the domain's name in every file of a folder, so that ids of different scenarios never meet.
 const DOMAIN_SIGN: &str = "$$";
+/// What stands for the name of the Couch database of forms, which is in the keys of very old blobs.
+const DATABASE_SIGN: &str = "$@";
 
 /// How the outcome compares with that of HQ's own migrator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -94,6 +96,7 @@ pub struct Folder {
     /// What it is.
     pub description: Description,
     path: PathBuf,
+    forms_db: String,
 }
 
 impl Folder {
@@ -109,9 +112,10 @@ impl Folder {
             name,
             description,
             path,
+            forms_db: String::new(),
         };
         folder.check()?;
-        if folder.description.not_applicable.is_none() && folder.description.steps.is_empty() {
+        if folder.plays() && folder.description.steps.is_empty() {
             folder.description.steps.push(Step {
                 run: Some("MIGRATE".to_owned()),
                 expect: Some("expected.json".into()),
@@ -132,9 +136,20 @@ impl Folder {
             described.not_applicable.is_none() || described.steps.is_empty(),
             "{name} is not applicable and has steps"
         );
-        let expects = described.steps.is_empty() || described.steps.iter().any(|step| step.expect.is_some());
+        ensure!(
+            self.plays() || described.not_applicable.is_some() || described.awaits.is_some(),
+            "{name} has neither expectations nor a reason for having none"
+        );
+        let expects =
+            !self.plays() || described.steps.is_empty() || described.steps.iter().any(|step| step.expect.is_some());
         ensure!(expects, "{name}: no step expects anything");
         Ok(())
+    }
+
+    /// Whether there is anything to run: not if it cannot apply, or waits for a command with all that it has.
+    pub(crate) fn plays(&self) -> bool {
+        let has_steps = !self.description.steps.is_empty() || self.path.join("expected.json").is_file();
+        self.description.not_applicable.is_none() && has_steps
     }
 
     /// Path of a file of this folder; none if there is no such file or folder.
@@ -150,9 +165,15 @@ impl Folder {
         serde_json::from_str(&self.in_domain(&content)).with_context(|| format!("{} is no JSON", path.display()))
     }
 
-    /// A text with the name of this domain where the sign stands.
+    /// Tells it the name of the Couch database of forms.
+    pub(crate) fn set_forms_db(&mut self, name: &str) {
+        name.clone_into(&mut self.forms_db);
+    }
+
+    /// A text with the names of this domain and of the database where their signs stand.
     pub(crate) fn in_domain(&self, text: &str) -> String {
         text.replace(DOMAIN_SIGN, &self.domain)
+            .replace(DATABASE_SIGN, &self.forms_db)
     }
 
     /// Bytes with the name of this domain where the sign stands.

@@ -45,9 +45,9 @@ impl Defaults {
     pub(crate) fn read(home: &Path) -> Result<Self> {
         let path = home.join("defaults.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self(serde_json::from_str(&text).with_context(|| {
-            format!("{} is no JSON", path.display())
-        })?))
+        Ok(Self(
+            serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?,
+        ))
     }
 
     /// The object with the defaults of its kind filled in, in this domain.
@@ -125,7 +125,12 @@ fn complete_document(folder: &Folder, defaults: &Defaults, given: &Value) -> Res
         .as_str()
         .is_some_and(|kind| kind.starts_with("CommCareCase"));
     let mut document = defaults.fill(folder, if is_case { "case document" } else { "form document" }, given)?;
-    for action in document.get_mut("actions").and_then(Value::as_array_mut).into_iter().flatten() {
+    for action in document
+        .get_mut("actions")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         *action = Value::Object(defaults.fill(folder, "case action", action)?);
     }
     if let Some(Value::Object(attachments)) = document.get_mut("_attachments") {
@@ -146,7 +151,9 @@ fn complete_document(folder: &Folder, defaults: &Defaults, given: &Value) -> Res
 /// Files below a folder, by their path from there.
 fn read_blobs(folder: &Folder, part: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut blobs = BTreeMap::new();
-    let Some(root) = folder.file(part) else { return Ok(blobs) };
+    let Some(root) = folder.file(part) else {
+        return Ok(blobs);
+    };
     let mut open: Vec<PathBuf> = vec![root.clone()];
     while let Some(path) = open.pop() {
         if path.is_dir() {
@@ -170,7 +177,10 @@ fn refer_to_blobs(documents: &mut [Value], metadata: &[Value]) {
             continue;
         }
         let mut references = Map::new();
-        for row in metadata.iter().filter(|row| Some(&row["parent_id"]) == document.get("_id")) {
+        for row in metadata
+            .iter()
+            .filter(|row| Some(&row["parent_id"]) == document.get("_id"))
+        {
             let reference = json!({
                 "doc_type": "BlobMetaRef", "key": row["key"], "blobmeta_id": 1,
                 "content_type": row["content_type"], "content_length": row["content_length"],

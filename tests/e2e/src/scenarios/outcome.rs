@@ -99,7 +99,10 @@ impl Report {
                 surprises.push(format!("{}:\n  {}", line.name, line.problems.join("\n  ")));
             }
             if !failed && line.open {
-                surprises.push(format!("{}: is as expected: take `open` out of its scenario.toml", line.name));
+                surprises.push(format!(
+                    "{}: is as expected: take `open` out of its scenario.toml",
+                    line.name
+                ));
             }
         }
         surprises
@@ -139,8 +142,16 @@ impl Report {
     /// The last line.
     pub fn summary(&self) -> String {
         let failed = self.count(Verdict::Failed);
-        let result = if failed == 0 { "ok".to_owned() } else { "failed".to_owned() };
-        let failures = if failed == 0 { String::new() } else { format!(" failed={failed}") };
+        let result = if failed == 0 {
+            "ok".to_owned()
+        } else {
+            "failed".to_owned()
+        };
+        let failures = if failed == 0 {
+            String::new()
+        } else {
+            format!(" failed={failed}")
+        };
         format!(
             "scenarios: {result} total={} ok={} partly={} not_applicable={}{failures} seconds={}",
             self.lines.len(),

@@ -38,7 +38,7 @@ struct Stage {
 ///
 /// # Errors
 /// A file cannot be read; the servers cannot be reached; a process ended by itself.
-pub async fn run(folders: Vec<Folder>) -> Result<Report> {
+pub async fn run(mut folders: Vec<Folder>) -> Result<Report> {
     let started = Instant::now();
     let defaults = Defaults::read(&home())?;
     let mut settings = Settings::for_tests();
@@ -54,6 +54,9 @@ pub async fn run(folders: Vec<Folder>) -> Result<Report> {
         ..Options::default()
     })
     .await?;
+    for folder in &mut folders {
+        folder.set_forms_db(world.source().forms().name());
+    }
     let began: String = world
         .target()
         .query_one(
@@ -92,7 +95,7 @@ pub async fn run(folders: Vec<Folder>) -> Result<Report> {
 
 /// Plays a scenario; what is wrong, each a line.
 async fn play(stage: &Stage, folder: &Folder) -> Result<Vec<String>> {
-    if folder.description.not_applicable.is_some() {
+    if !folder.plays() {
         return Ok(Vec::new());
     }
     let mut loaded = Vec::new();
@@ -106,7 +109,11 @@ async fn play(stage: &Stage, folder: &Folder) -> Result<Vec<String>> {
     let steps = folder.description.steps.len();
     for (number, step) in folder.description.steps.iter().enumerate() {
         let found = play_step(stage, folder, step, &mut loaded).await?;
-        let place = if steps > 1 { format!("step {}: ", number + 1) } else { String::new() };
+        let place = if steps > 1 {
+            format!("step {}: ", number + 1)
+        } else {
+            String::new()
+        };
         problems.extend(found.into_iter().map(|problem| format!("{place}{problem}")));
         if !problems.is_empty() {
             break;
@@ -124,7 +131,10 @@ async fn play_step(stage: &Stage, folder: &Folder, step: &Step, loaded: &mut Vec
         let world = stage.world.lock().await;
         let id = folder.in_domain(id);
         let forms = world.source().forms().name().to_owned();
-        ensure!(world.source().stand_in().delete(&forms, &id), "there is no document {id}");
+        ensure!(
+            world.source().stand_in().delete(&forms, &id),
+            "there is no document {id}"
+        );
     }
     for statement in &step.sql {
         let world = stage.world.lock().await;
@@ -213,7 +223,9 @@ async fn insert(world: &World, table: &str, rows: Vec<Value>) -> Result<()> {
         let Value::Object(columns) = &row else { continue };
         let names: Vec<&str> = columns.keys().map(String::as_str).collect();
         let names = names.join(", ");
-        let sql = format!("insert into {table} ({names}) select {names} from json_populate_record(null::{table}, $1::text::json)");
+        let sql = format!(
+            "insert into {table} ({names}) select {names} from json_populate_record(null::{table}, $1::text::json)"
+        );
         let text = row.to_string();
         world
             .target()
@@ -233,12 +245,24 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
     let domain = &folder.domain;
 
     let forms = with_children(stage, &world, FORM, "form_id", &[OPERATION], domain).await?;
-    problems.extend(compare::by_key("form", "form_id", &expected.forms, &forms, &stage.began));
+    problems.extend(compare::by_key(
+        "form",
+        "form_id",
+        &expected.forms,
+        &forms,
+        &stage.began,
+    ));
     for (wanted, found) in pairs(&expected.forms, &forms, "form_id") {
         problems.extend(operations_in_order(wanted, found));
     }
     let cases = with_children(stage, &world, CASE, "case_id", &OF_CASES, domain).await?;
-    problems.extend(compare::by_key("case", "case_id", &expected.cases, &cases, &stage.began));
+    problems.extend(compare::by_key(
+        "case",
+        "case_id",
+        &expected.cases,
+        &cases,
+        &stage.began,
+    ));
     let metadata = stage.reader.rows(world.target(), &BLOBMETA, domain).await?;
     let wanted = changed_metadata(&expected.blobmeta, loaded)?;
     problems.extend(compare::in_any_order("blob metadata", &wanted, &metadata, &stage.began));
@@ -252,12 +276,23 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
             None => String::new(),
         };
         for text in written.contains.iter().filter(|text| !content.contains(text.as_str())) {
-            problems.push(format!("{} of {} lacks {text:?}: {content}", written.name, written.parent_id));
+            problems.push(format!(
+                "{} of {} lacks {text:?}: {content}",
+                written.name, written.parent_id
+            ));
         }
     }
 
-    problems.extend(compare::records("diffs", &expected.diffs, &records(&world, domain, "doc_diff").await?));
-    problems.extend(compare::records("changes", &expected.changes, &records(&world, domain, "doc_change").await?));
+    problems.extend(compare::records(
+        "diffs",
+        &expected.diffs,
+        &records(&world, domain, "doc_diff").await?,
+    ));
+    problems.extend(compare::records(
+        "changes",
+        &expected.changes,
+        &records(&world, domain, "doc_change").await?,
+    ));
     let missing: Vec<(String, String)> = state_rows(&world, domain, "missing_doc", "kind, doc_id")
         .await?
         .iter()
@@ -274,7 +309,10 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
         let found = world.source().domain_doc(domain).await?;
         for (member, value) in &expected.domain {
             if found[member] != *value {
-                problems.push(format!("Domain document: {member}: expected {value}, found {}", found[member]));
+                problems.push(format!(
+                    "Domain document: {member}: expected {value}, found {}",
+                    found[member]
+                ));
             }
         }
     }
@@ -284,7 +322,10 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
         let found = world.source().stand_in().get(forms, id).unwrap_or_default();
         for (member, value) in wanted.as_object().into_iter().flatten() {
             if found[member] != *value {
-                problems.push(format!("Couch {id}: {member}: expected {value}, found {}", found[member]));
+                problems.push(format!(
+                    "Couch {id}: {member}: expected {value}, found {}",
+                    found[member]
+                ));
             }
         }
     }
@@ -301,13 +342,19 @@ fn pairs<'a>(expected: &'a [Row], found: &'a [Row], key: &'a str) -> impl Iterat
 fn operations_in_order(expected: &Row, found: &Row) -> Vec<String> {
     let texts = |row: &Row| -> Vec<Value> {
         let list = row.get(OPERATION.list).and_then(Value::as_array);
-        list.into_iter().flatten().map(|item| item["operation"].clone()).collect()
+        list.into_iter()
+            .flatten()
+            .map(|item| item["operation"].clone())
+            .collect()
     };
     let (wanted, present) = (texts(expected), texts(found));
     if wanted == present {
         return Vec::new();
     }
-    vec![format!("form {}: operations in the order {present:?}", expected["form_id"])]
+    vec![format!(
+        "form {}: operations in the order {present:?}",
+        expected["form_id"]
+    )]
 }
 
 async fn with_children(
@@ -370,24 +417,24 @@ fn compare_stats(stats: &Value, expected: &Expected) -> Vec<String> {
     for row in stats["doc_types"].as_array().into_iter().flatten() {
         let kind = row["doc_type"].as_str().unwrap_or_default();
         for column in ["docs", "diffs", "missing", "changes"] {
-            let count = expected.stats.get(kind).map_or(0, |counts| counts[column].as_u64().unwrap_or(0));
+            let count = expected
+                .stats
+                .get(kind)
+                .map_or(0, |counts| counts[column].as_u64().unwrap_or(0));
             if row[column] != json!(count) {
-                problems.push(format!("stats: {column} of {kind}: expected {count}, found {}", row[column]));
+                problems.push(format!(
+                    "stats: {column} of {kind}: expected {count}, found {}",
+                    row[column]
+                ));
             }
         }
     }
     problems
 }
 
-async fn state_rows(
-    world: &World,
-    domain: &str,
-    table: &str,
-    columns: &str,
-) -> Result<Vec<tokio_postgres::Row>> {
-    let sql = format!(
-        "select {columns} from {table} where migration_id in (select id from migration where domain = $1)"
-    );
+async fn state_rows(world: &World, domain: &str, table: &str, columns: &str) -> Result<Vec<tokio_postgres::Row>> {
+    let sql =
+        format!("select {columns} from {table} where migration_id in (select id from migration where domain = $1)");
     world.state().query(&sql, &[&domain]).await.context(sql)
 }
 
