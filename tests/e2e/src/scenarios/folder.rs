@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, TimeDelta, Utc};
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::Deserialize;
@@ -12,6 +13,8 @@ use serde_json::Value;
 const DOMAIN_SIGN: &str = "$$";
 /// What stands for the name of the Couch database of forms, which is in the keys of very old blobs.
 const DATABASE_SIGN: &str = "$@";
+/// Before a number of minutes and a closing parenthesis: the time so long before the scenarios were read.
+const AGO_SIGN: &str = "$ago(";
 
 /// How the outcome compares with that of HQ's own migrator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -97,6 +100,7 @@ pub struct Folder {
     pub description: Description,
     path: PathBuf,
     forms_db: String,
+    began: DateTime<Utc>,
 }
 
 impl Folder {
@@ -113,6 +117,7 @@ impl Folder {
             description,
             path,
             forms_db: String::new(),
+            began: Utc::now(),
         };
         folder.check()?;
         if folder.plays() && folder.description.steps.is_empty() {
@@ -170,10 +175,27 @@ impl Folder {
         name.clone_into(&mut self.forms_db);
     }
 
-    /// A text with the names of this domain and of the database where their signs stand.
+    /// A text with the names of this domain and of the database, and times before now, where their signs stand.
     pub(crate) fn in_domain(&self, text: &str) -> String {
-        text.replace(DOMAIN_SIGN, &self.domain)
-            .replace(DATABASE_SIGN, &self.forms_db)
+        let text = text
+            .replace(DOMAIN_SIGN, &self.domain)
+            .replace(DATABASE_SIGN, &self.forms_db);
+        let mut parts = text.split(AGO_SIGN);
+        let mut dated = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let minutes = part
+                .split_once(')')
+                .and_then(|(number, rest)| Some((number.parse().ok()?, rest)));
+            if let Some((minutes, rest)) = minutes {
+                let time = self.began - TimeDelta::minutes(minutes);
+                dated.push_str(&time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string());
+                dated.push_str(rest);
+            } else {
+                dated.push_str(AGO_SIGN);
+                dated.push_str(part);
+            }
+        }
+        dated
     }
 
     /// Bytes with the name of this domain where the sign stands.

@@ -43,6 +43,8 @@ pub async fn run(mut folders: Vec<Folder>) -> Result<Report> {
     let defaults = Defaults::read(&home())?;
     let mut settings = Settings::for_tests();
     settings.set("telemetry.log_filter", "\"warn\"");
+    // As in HQ; what is younger waits for the end of a live migration.
+    settings.set("live.minimum_age", "\"1h\"");
     let keeping: Vec<String> = folders
         .iter()
         .filter(|folder| folder.description.case_attachments)
