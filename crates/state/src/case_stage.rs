@@ -23,6 +23,8 @@ pub struct CaseInputs {
     pub staged: Vec<(String, String, Vec<u8>)>,
     /// Of which writing of each form the staged effects are.
     pub staged_as: HashMap<String, i64>,
+    /// The same of forms that this very case refused, to be judged again: another form may have come or gone meanwhile.
+    pub refused: Vec<(String, String, Vec<u8>)>,
     /// Events: case, encoded `CaseEvent`.
     pub events: Vec<(String, Vec<u8>)>,
 }
@@ -56,10 +58,12 @@ pub struct FailedCase {
 pub struct CaseResults {
     /// Cases replayed, whether a row came of it or not.
     pub replayed: Vec<String>,
-    /// Forms refused.
+    /// Forms refused that were not refused before.
     pub verdicts: Vec<Verdict>,
     /// [`CaseInputs::staged_as`] of what was replayed.
     pub staged_as: HashMap<String, i64>,
+    /// Forms that a case of the batch had refused and refuses no more.
+    pub withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub failed: Vec<FailedCase>,
 }
@@ -85,21 +89,28 @@ impl State {
         .fetch_all(&mut *tx)
         .await?;
         let rows = sqlx::query(
-            "select s.case_id, s.form_id, s.payload, s.begun from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+            "select s.case_id, s.form_id, s.payload, s.begun, v.form_id is not null as refused
+             from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
-             where not exists (select 1 from form_verdict v where v.migration_id = $1 and v.form_id = s.form_id)",
+             left join form_verdict v on v.migration_id = $1 and v.form_id = s.form_id
+             where v.form_id is null or v.case_id = s.case_id",
         )
         .bind(claim.migration_id.0)
         .bind(&buckets)
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
-        let mut staged = Vec::with_capacity(rows.len());
+        let (mut staged, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
         let mut staged_as = HashMap::new();
         for row in &rows {
             let form_id: String = row.try_get("form_id")?;
             staged_as.insert(form_id.clone(), row.try_get("begun")?);
-            staged.push((row.try_get("case_id")?, form_id, row.try_get("payload")?));
+            let effects = (row.try_get("case_id")?, form_id, row.try_get("payload")?);
+            if row.try_get("refused")? {
+                refused.push(effects);
+            } else {
+                staged.push(effects);
+            }
         }
         let events = sqlx::query(
             "select e.case_id, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
@@ -118,6 +129,7 @@ impl State {
         Ok(CaseInputs {
             dirty,
             staged,
+            refused,
             staged_as,
             events,
         })
@@ -189,8 +201,38 @@ impl State {
         });
         record_errors(&mut tx, claim.migration_id, errors.collect()).await?;
         record_verdicts(&mut tx, claim, results).await?;
+        withdraw_verdicts(&mut tx, claim, &results.withdrawn).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Takes verdicts back. The forms have lost their rows, and go through the form stage again.
+async fn withdraw_verdicts(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    form_ids: &[String],
+) -> Result<(), StateError> {
+    if form_ids.is_empty() {
+        return Ok(());
+    }
+    let id = claim.migration_id.0;
+    let withdrawn: Vec<(String, String)> = sqlx::query_as(
+        "with gone as (delete from form_verdict where migration_id = $1 and form_id = any($2) returning form_id)
+         select d.doc_type, d.doc_id from gone join doc_revision d on d.migration_id = $1 and d.doc_id = gone.form_id
+         order by 1, 2",
+    )
+    .bind(id)
+    .bind(form_ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut by_type: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (doc_type, form_id) in withdrawn {
+        by_type.entry(doc_type).or_default().push(form_id);
+    }
+    for (doc_type, form_ids) in &by_type {
+        insert_batch(tx, id, Stage::Form.as_str(), doc_type, form_ids, None).await?;
+    }
+    Ok(())
 }
 
 /// Refused forms are dropped whole: the verdicts go on record, and all of their cases become dirty.

@@ -56,6 +56,7 @@ impl CaseHandler {
         results.staged_as.extend(staged_as);
         results.replayed.extend(outcome.replayed);
         results.verdicts.extend(outcome.verdicts);
+        results.withdrawn.extend(outcome.withdrawn);
         results.failed.extend(outcome.failed);
         Ok(dirty)
     }

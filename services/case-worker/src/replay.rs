@@ -1,6 +1,6 @@
 //! From durable inputs to rows: decodes what was staged, runs the model, and sorts what came of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use casemodel::{Mode, Options, ReplayInput};
 use proto::effects::{CaseEvent, FormEffects};
@@ -19,15 +19,19 @@ pub(crate) struct Outcome {
     pub(crate) absent: Vec<String>,
     /// All cases that were replayed.
     pub(crate) replayed: Vec<String>,
-    /// Forms refused.
+    /// Forms refused that were not refused before.
     pub(crate) verdicts: Vec<Verdict>,
+    /// Forms refused before by a case that refuses them no more.
+    pub(crate) withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub(crate) failed: Vec<FailedCase>,
 }
 
 #[derive(Default)]
 struct Inputs {
+    /// Accepted forms, and those that the case refused before.
     forms: Vec<FormEffects>,
+    refused: BTreeSet<String>,
     events: Vec<CaseEvent>,
 }
 
@@ -45,15 +49,13 @@ pub(crate) fn replay_batch(
     // A form may be refused by more than one of its cases; the first in order names the reason.
     let mut refused: BTreeMap<String, Verdict> = BTreeMap::new();
     for case_id in &case_ids {
-        let inputs = by_case.remove(case_id).unwrap_or_default();
+        let mut inputs = by_case.remove(case_id).unwrap_or_default();
         if foreign.contains(case_id.as_str()) {
             for effects in &inputs.forms {
-                refuse(
-                    &mut refused,
-                    effects.form.form_id.as_str(),
-                    case_id,
-                    RejectReason::ForeignCase,
-                );
+                let form_id = effects.form.form_id.as_str();
+                if !inputs.refused.contains(form_id) {
+                    refuse(&mut refused, form_id, case_id, RejectReason::ForeignCase);
+                }
             }
             continue;
         }
@@ -68,8 +70,11 @@ pub(crate) fn replay_batch(
             mode: Mode::AsProcessed,
         });
         for (form_id, reason) in &replayed.rejected {
-            refuse(&mut refused, form_id.as_str(), case_id, *reason);
+            if !inputs.refused.remove(form_id.as_str()) {
+                refuse(&mut refused, form_id.as_str(), case_id, *reason);
+            }
         }
+        outcome.withdrawn.extend(inputs.refused);
         for error in &replayed.errors {
             outcome.failed.push(FailedCase {
                 case_id: case_id.clone(),
@@ -127,14 +132,141 @@ fn describe(reason: RejectReason) -> &'static str {
 
 fn decode(inputs: CaseInputs) -> Result<HashMap<String, Inputs>, BatchFailure> {
     let mut by_case: HashMap<String, Inputs> = HashMap::new();
+    let effects = |payload: &[u8]| {
+        rmp_serde::from_slice(payload).map_err(|_| BatchFailure::defect("a staged effect cannot be read"))
+    };
     for (case_id, _, payload) in inputs.staged {
-        let effects =
-            rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a staged effect cannot be read"))?;
-        by_case.entry(case_id).or_default().forms.push(effects);
+        by_case.entry(case_id).or_default().forms.push(effects(&payload)?);
+    }
+    for (case_id, form_id, payload) in inputs.refused {
+        let case = by_case.entry(case_id).or_default();
+        case.forms.push(effects(&payload)?);
+        case.refused.insert(form_id);
     }
     for (case_id, payload) in inputs.events {
         let event = rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a case event cannot be read"))?;
         by_case.entry(case_id).or_default().events.push(event);
     }
     Ok(by_case)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+    use proto::effects::{BlockVersion, CaseAction, CaseUpdate, FormFacts, LedgerKind, LedgerUpdate};
+
+    use super::*;
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+    }
+
+    /// A form that makes the case, or one that changes only a ledger of it.
+    fn form(id: &str, minute: i64, makes: bool) -> (String, String, Vec<u8>) {
+        let block = CaseUpdate {
+            version: BlockVersion::V2,
+            user_id: Some("u".to_owned()),
+            modified_on: None,
+            actions: vec![CaseAction::Noop],
+        };
+        let ledger = LedgerUpdate {
+            section_id: "stock".to_owned(),
+            entry_id: "p".to_owned(),
+            kind: LedgerKind::Balance,
+            quantity: "7".to_owned(),
+            report_date: at(minute),
+            user_defined_type: None,
+        };
+        let effects = FormEffects {
+            form: FormFacts {
+                form_id: id.into(),
+                xmlns: String::new(),
+                user_id: None,
+                received_on: at(minute),
+                sync_token: None,
+                attachments: Vec::new(),
+            },
+            updates: if makes { vec![block] } else { Vec::new() },
+            ledgers: if makes { Vec::new() } else { vec![ledger] },
+        };
+        (
+            "c".to_owned(),
+            id.to_owned(),
+            rmp_serde::to_vec_named(&effects).unwrap(),
+        )
+    }
+
+    fn outcome(inputs: CaseInputs, foreign: &[&str]) -> Outcome {
+        let foreign: Vec<String> = foreign.iter().map(|id| (*id).to_owned()).collect();
+        let options = DomainOptions::default();
+        replay_batch(&Domain::new("d"), vec!["c".to_owned()], inputs, &foreign, options).unwrap()
+    }
+
+    fn verdicts(outcome: &Outcome) -> Vec<(&str, &str)> {
+        let verdicts = outcome.verdicts.iter();
+        verdicts
+            .map(|verdict| (verdict.form_id.as_str(), verdict.code.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn ledgers_are_among_the_rows() {
+        let inputs = CaseInputs {
+            staged: vec![form("g", 2, false), form("f", 1, true)],
+            ..CaseInputs::default()
+        };
+        let outcome = outcome(inputs, &[]);
+        assert_eq!(verdicts(&outcome), []);
+        let bundle = &outcome.bundles[0];
+        assert_eq!((bundle.ledger_values.len(), bundle.ledger_transactions.len()), (1, 1));
+        assert_eq!(bundle.case.server_modified_on, at(2));
+    }
+
+    #[test]
+    fn a_form_is_refused_once() {
+        let early = CaseInputs {
+            staged: vec![form("g", 0, false)],
+            ..CaseInputs::default()
+        };
+        let first = outcome(early, &[]);
+        assert_eq!(verdicts(&first), [("g", "C2S-2108")]);
+        assert_eq!(first.absent, ["c"]);
+        let known = CaseInputs {
+            staged: vec![form("f", 1, true)],
+            refused: vec![form("g", 0, false)],
+            ..CaseInputs::default()
+        };
+        let again = outcome(known, &[]);
+        assert_eq!((verdicts(&again), again.withdrawn.len()), (Vec::new(), 0));
+        assert!(again.bundles[0].ledger_values.is_empty());
+    }
+
+    /// The form that makes the case arrived after the one that needs it.
+    #[test]
+    fn a_verdict_is_taken_back_when_its_reason_is_gone() {
+        let inputs = CaseInputs {
+            staged: vec![form("f", 1, true)],
+            refused: vec![form("g", 2, false)],
+            ..CaseInputs::default()
+        };
+        let outcome = outcome(inputs, &[]);
+        assert_eq!(outcome.withdrawn, ["g"]);
+        assert_eq!(outcome.bundles[0].ledger_values.len(), 1);
+    }
+
+    #[test]
+    fn a_case_of_another_domain_is_left_alone() {
+        let inputs = CaseInputs {
+            staged: vec![form("f", 1, true)],
+            refused: vec![form("g", 2, false)],
+            ..CaseInputs::default()
+        };
+        let outcome = outcome(inputs, &["c"]);
+        assert_eq!(verdicts(&outcome), [("f", "C2S-2101")]);
+        assert_eq!(
+            (outcome.withdrawn.len(), outcome.bundles.len(), outcome.absent.len()),
+            (0, 0, 0)
+        );
+    }
 }

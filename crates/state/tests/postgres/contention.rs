@@ -106,7 +106,7 @@ async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
         replayed: claim.ids.clone(),
         verdicts,
         staged_as: inputs.staged_as.clone(),
-        failed: Vec::new(),
+        ..CaseResults::default()
     };
     fixture
         .state

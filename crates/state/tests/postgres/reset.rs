@@ -90,13 +90,12 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
     let claim = fixture.claimed(driven, Stage::Case, &["a", "b"]).await;
     let results = CaseResults {
         replayed: strings(&["a", "b"]),
-        verdicts: Vec::new(),
-        staged_as: HashMap::new(),
         failed: vec![FailedCase {
             case_id: "b".to_owned(),
             code: "C2S-2210".to_owned(),
             message: "x".to_owned(),
         }],
+        ..CaseResults::default()
     };
     let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
     state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
@@ -120,7 +119,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
             message: "x".to_owned(),
         }],
         staged_as: HashMap::from([("g".to_owned(), 1)]),
-        failed: Vec::new(),
+        ..CaseResults::default()
     };
     state.finish_cases(&claim, &[], &results).await.unwrap();
     let cursor = Cursor {

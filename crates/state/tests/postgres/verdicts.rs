@@ -235,6 +235,50 @@ async fn assert_unjudged(fixture: &Fixture, driven: &Driven) {
     assert!(fixture.claim_next(driven, Stage::Form).await.is_none());
 }
 
+/// Which form a case may judge again: those that it refused itself, and no other.
+#[tokio::test]
+async fn a_case_that_refused_a_form_may_take_it_back() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
+    refuse(&fixture, &driven, "f", "a").await;
+    let claim = fixture.claimed(&driven, Stage::Case, &["a", "b"]).await;
+    let inputs = fixture.state.case_inputs(&claim, &claim.ids).await.unwrap();
+    assert!(inputs.staged.is_empty());
+    let pairs: Vec<_> = inputs
+        .refused
+        .iter()
+        .map(|(case, form, _)| (case.as_str(), form.as_str()))
+        .collect();
+    assert_eq!(pairs, [("a", "f")]);
+    let results = CaseResults {
+        replayed: strings(&["a", "b"]),
+        withdrawn: strings(&["f"]),
+        ..CaseResults::default()
+    };
+    fixture
+        .state
+        .finish_cases(&claim, &inputs.dirty, &results)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .number("select count(*) from form_verdict where migration_id = $1", &driven)
+            .await,
+        0
+    );
+    let again = fixture
+        .claim_next(&driven, Stage::Form)
+        .await
+        .expect("the form is to be written and staged again");
+    assert_eq!(again.ids, ["f"]);
+    let standing = fixture
+        .state
+        .begin_forms(&again, &[intent("f", "1-a")], &[])
+        .await
+        .unwrap();
+    assert!(standing["f"].rejected.is_none());
+}
+
 #[tokio::test]
 async fn trying_failed_documents_again_gives_refused_forms_a_new_chance() {
     let (fixture, driven) = Fixture::with_domain().await;
