@@ -353,3 +353,31 @@ async fn a_deleted_case_is_an_input_of_its_replay_until_it_is_gone() {
             .is_empty()
     );
 }
+
+#[tokio::test]
+async fn forms_that_are_applied_whatever_they_say_go_through_the_form_stage_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    fixture
+        .stage(&driven, &[("f", "1-a", &["a"]), ("g", "1-a", &["a"])])
+        .await;
+    state
+        .requeue_forms(&driven.lease, &strings(&["g"]), false, 10)
+        .await
+        .unwrap();
+    state
+        .requeue_forms(&driven.lease, &strings(&["f", "h"]), true, 1)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .strings(
+                "select array_to_string(ids, ',') from batch where migration_id = $1 and state = 'ready' order by id",
+                &driven
+            )
+            .await,
+        ["g", "f", "h"]
+    );
+    let claim = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
+    assert_eq!(state.forced_forms(&claim).await.unwrap(), ["f"]);
+}

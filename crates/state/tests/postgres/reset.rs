@@ -137,6 +137,10 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         )
         .await
         .unwrap();
+    state
+        .requeue_forms(&driven.lease, &strings(&["g"]), true, 10)
+        .await
+        .unwrap();
     sqlx::query("insert into patched_case (migration_id, case_id) values ($1, 'a')")
         .bind(driven.id.0)
         .execute(&fixture.sql)
