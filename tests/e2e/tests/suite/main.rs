@@ -4,6 +4,7 @@
 //! take turns; those with the broker in the process run beside them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod blobs;
 mod commands;
 mod commit;
 mod crashes;
