@@ -173,7 +173,121 @@ impl TableRow for BlobMetaRow {
 
 #[cfg(test)]
 mod tests {
+    use proto::rows::FormBundle;
+
     use super::*;
+    use crate::table::{RowError, RowFault, check_blobmeta, check_form};
+
+    /// A column, how a text gets into it, and whether it is limited to 255 characters.
+    type Place<T> = (&'static str, fn(&mut T, String), bool);
+
+    fn form() -> FormBundle {
+        FormBundle {
+            form: FormRow {
+                form_id: "f".to_owned(),
+                domain: "demo".to_owned(),
+                app_id: None,
+                xmlns: String::new(),
+                user_id: None,
+                orig_id: None,
+                deprecated_form_id: None,
+                server_modified_on: None,
+                received_on: chrono::DateTime::UNIX_EPOCH,
+                edited_on: None,
+                deleted_on: None,
+                deletion_id: None,
+                auth_context: "{}".to_owned(),
+                openrosa_headers: "{}".to_owned(),
+                partial_submission: false,
+                submit_ip: None,
+                last_sync_token: None,
+                problem: None,
+                date_header: None,
+                build_id: None,
+                state: 1,
+                initial_processing_complete: true,
+            },
+            operations: vec![OperationRow {
+                user_id: None,
+                operation: "edit".to_owned(),
+                date: chrono::DateTime::UNIX_EPOCH,
+            }],
+        }
+    }
+
+    const OF_FORMS: [Place<FormBundle>; 16] = [
+        ("form_id", |row, text| row.form.form_id = text, true),
+        ("domain", |row, text| row.form.domain = text, true),
+        ("app_id", |row, text| row.form.app_id = Some(text), true),
+        ("xmlns", |row, text| row.form.xmlns = text, true),
+        ("user_id", |row, text| row.form.user_id = Some(text), true),
+        ("orig_id", |row, text| row.form.orig_id = Some(text), true),
+        (
+            "deprecated_form_id",
+            |row, text| row.form.deprecated_form_id = Some(text),
+            true,
+        ),
+        ("deletion_id", |row, text| row.form.deletion_id = Some(text), true),
+        ("auth_context", |row, text| row.form.auth_context = text, false),
+        ("openrosa_headers", |row, text| row.form.openrosa_headers = text, false),
+        ("submit_ip", |row, text| row.form.submit_ip = Some(text), true),
+        (
+            "last_sync_token",
+            |row, text| row.form.last_sync_token = Some(text),
+            true,
+        ),
+        ("problem", |row, text| row.form.problem = Some(text), false),
+        ("build_id", |row, text| row.form.build_id = Some(text), true),
+        ("user_id", |row, text| row.operations[0].user_id = Some(text), true),
+        ("operation", |row, text| row.operations[0].operation = text, true),
+    ];
+
+    fn blob() -> BlobMetaRow {
+        BlobMetaRow {
+            domain: "demo".to_owned(),
+            parent_id: "f".to_owned(),
+            name: "form.xml".to_owned(),
+            key: "k".to_owned(),
+            type_code: 2,
+            content_length: 1,
+            compressed_length: None,
+            content_type: None,
+            properties: None,
+            created_on: chrono::DateTime::UNIX_EPOCH,
+        }
+    }
+
+    const OF_BLOBS: [Place<BlobMetaRow>; 6] = [
+        ("parent_id", |row, text| row.parent_id = text, true),
+        ("domain", |row, text| row.domain = text, true),
+        ("name", |row, text| row.name = text, true),
+        ("key", |row, text| row.key = text, true),
+        ("content_type", |row, text| row.content_type = Some(text), true),
+        ("properties", |row, text| row.properties = Some(text), false),
+    ];
+
+    fn assert_refused<T>(places: &[Place<T>], sound: impl Fn() -> T, check: impl Fn(&T) -> Result<(), RowError>) {
+        assert_eq!(check(&sound()), Ok(()));
+        for (column, put, is_limited) in places {
+            // Characters count, not bytes.
+            for (text, fault) in [
+                ("é".repeat(255), None),
+                ("é".repeat(256), is_limited.then_some(RowFault::TooLong { max: 255 })),
+                ("a\0b".to_owned(), Some(RowFault::Nul)),
+            ] {
+                let mut row = sound();
+                put(&mut row, text);
+                let found = check(&row).err().map(|error| (error.column, error.why));
+                assert_eq!(found, fault.map(|fault| (*column, fault)), "{column}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_column_takes_a_nul_or_more_characters_than_it_holds() {
+        assert_refused(&OF_FORMS, form, check_form);
+        assert_refused(&OF_BLOBS, blob, check_blobmeta);
+    }
 
     #[test]
     fn older_blob_metadata_lacks_only_the_last_column() {
