@@ -223,12 +223,11 @@ fn with_type<'a>(rows: &'a [BlobMetaRow], name: &'a str, code: i16) -> impl Iter
 }
 
 fn preferring<'a>(
-    rows: impl Iterator<Item = &'a BlobMetaRow> + Clone,
+    mut rows: impl Iterator<Item = &'a BlobMetaRow> + Clone,
     key: Option<&String>,
 ) -> Option<&'a BlobMetaRow> {
-    rows.clone()
-        .find(|row| Some(&row.key) == key)
-        .or_else(|| rows.clone().next())
+    let preferred = rows.clone().find(|row| Some(&row.key) == key);
+    preferred.or_else(|| rows.next())
 }
 
 /// The key under which bytes are stored that have none of their own: derived from what they are, so that every attempt
