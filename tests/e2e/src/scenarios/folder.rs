@@ -74,7 +74,7 @@ pub struct Step {
     /// Statements on the target.
     #[serde(default)]
     pub sql: Vec<String>,
-    /// An action on the domain with its flags, such as `COMMIT --accept-diffs=all`.
+    /// An action on the domain with its flags, such as `COMMIT --accept-diffs=all`, or `couch_sql_diff cases` with its own.
     pub run: Option<String>,
     /// Sends so many Ctrl-C while the command waits for its first page of documents.
     #[serde(default)]

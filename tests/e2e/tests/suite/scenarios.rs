@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use e2e::scenarios;
 
 /// Every scenario of CommCare HQ's own tests of its migrator.
-const CATALOGUE: [&str; 68] = [
+const CATALOGUE: [&str; 75] = [
     // Restrictions and commands.
     "test_migration_blacklist",
     "test_migration_custom_report",
@@ -81,6 +81,14 @@ const CATALOGUE: [&str; 68] = [
     "test_migrate_ledgers",
     "test_migrate_partially_migrated_form1_with_ledger",
     "test_migrate_partially_migrated_form2_with_ledger",
+    // Comparison of ledgers.
+    "test_casediff_ledger_value_differs",
+    "test_casediff_ledger_without_stock_transaction",
+    "test_casediff_ledger_duplicate_stock_transactions",
+    "test_casediff_ledger_state_without_sql_ledger",
+    "test_casediff_ledger_state_without_form",
+    "test_casediff_ledger_duplicated_receipt",
+    "test_casediff_ledger_rules",
     // JSON to XML.
     "test_json2xml",
 ];
