@@ -185,6 +185,7 @@ pub const KEYS: &[Key] = &[
     key("blobs", "secret_key", Secret, "", Absent("what the machine's environment offers"), "For `s3`: the access key's secret."),
     key("blobs", "secret_key_file", Path, "", NO_FILE, "File that holds the secret, in place of `secret_key`."),
     key("blobs", "ca_file", Path, "", SYSTEM_CA, "For `s3`: PEM file with authorities to trust, beside the system's."),
+    key("blobs", "accept_all_lost", Flag, "", Value("false"), "A first `MIGRATE` refuses a domain when the store has the XML of none of its first forms (C2S-4057), since it is then probably the wrong store. `true`: go on, and rebuild the XML from CouchDB."),
     key("blobs", "max_concurrency", Count, "objects", Value("64"), "Objects read at a time, per process. There is one per form: the blob store can be the slowest part."),
     key("blobs", "timeout", Duration, "", Value("\"30s\""), "For `s3`: longest time for one request; it is tried again afterwards."),
 

@@ -75,6 +75,8 @@ pub struct BlobsConfig {
     pub secret_key_file: Option<PathBuf>,
     /// PEM file of authorities; for `s3`.
     pub ca_file: Option<PathBuf>,
+    /// Go on although the store has the XML of none of the domain's first forms.
+    pub accept_all_lost: bool,
     /// Objects read at a time.
     pub max_concurrency: usize,
     /// Longest time for one request; for `s3`.

@@ -7,6 +7,7 @@
 //! A phase begins when the one before it has drained, and drained means that the rows say so. Every write of the driver
 //! checks its lease; if it is lost, the driver stops where it stands, and whoever takes the lease goes on from there.
 
+mod blob_check;
 mod dispatch;
 mod missing;
 mod scan;

@@ -46,6 +46,9 @@ impl Driver {
             )
             .into());
         }
+        if first {
+            super::blob_check::check(self).await?;
+        }
         let status = mode.leads_to(self.migration.status);
         let options = context.domain_options(domain).to_json();
         let info = context.forms_db.info().await?;

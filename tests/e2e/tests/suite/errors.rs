@@ -182,3 +182,31 @@ async fn config_check_reaches_every_server_and_shows_no_password() -> Result<()>
     ensure!(output.stderr.contains("C2S-0109"), "{}", output.told());
     world.end()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_store_without_the_forms_xml_is_noticed_before_anything_is_rebuilt() -> Result<()> {
+    let mut world = World::start(Options::default().workers(1)).await?;
+    world.load(&domain("elsewhere", 60)).await?;
+    let empty = world.folder().join("no-blobs");
+    std::fs::create_dir(&empty).context("make a folder")?;
+    let path = world.configuration_with("elsewhere.toml", &[("blobs.path", &format!("{empty:?}"))])?;
+    let before = world.row_counts().await?;
+    let output = world
+        .coordinator_bare(&["--config", &path, COMMAND, "elsewhere", "MIGRATE"], &[])
+        .await?;
+    ensure!(output.status == Some(1), "{}", output.told());
+    ensure!(output.stderr.contains("C2S-4057"), "{}", output.told());
+    ensure!(world.stats("elsewhere").await?["status"] == "not_started");
+    let after = world.row_counts().await?;
+    ensure!(
+        after
+            .iter()
+            .filter(|(table, _)| !table.starts_with("couch_sql_migration"))
+            .eq(before
+                .iter()
+                .filter(|(table, _)| !table.starts_with("couch_sql_migration"))),
+        "the refusal has changed something: {before:?}, {after:?}"
+    );
+    world.domain("elsewhere", "MIGRATE", &[]).await?.ok();
+    world.end()
+}

@@ -1,0 +1,69 @@
+//! Is this the blob store of the domain's forms? XML that is nowhere is rebuilt from CouchDB, which a wrong path or bucket
+//! would make happen to every form.
+
+use blobs::{BlobStore, FORM_XML};
+use couch::Outcome;
+use proto::doctype::DocType;
+use service::connect;
+use state::scan::Cursor;
+
+use super::{Driver, Step, scan};
+use crate::failure::Failure;
+
+/// Forms looked at: the oldest.
+const SAMPLE: usize = 50;
+/// Fewer references than this prove nothing.
+const ENOUGH: usize = 20;
+
+/// Refuses when a sample of forms names blobs, and the store has none of them.
+pub(super) async fn check(driver: &Driver) -> Step<()> {
+    let context = &driver.context;
+    if context.config.blobs.accept_all_lost {
+        return Ok(());
+    }
+    let keys = sampled_keys(driver).await?;
+    if keys.len() < ENOUGH {
+        return Ok(());
+    }
+    let store = connect::blob_store(&context.config).await.map_err(Failure::from)?;
+    if has_any(&store, &keys).await? {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "C2S-4057",
+        format!(
+            "the blob store has the XML of none of the first {} forms of {}",
+            keys.len(),
+            driver.migration.domain
+        ),
+        "it is probably not the store of this HQ: check [blobs]; if all of it is really lost, set blobs.accept_all_lost",
+    )
+    .into())
+}
+
+async fn sampled_keys(driver: &Driver) -> Step<Vec<String>> {
+    let context = &driver.context;
+    let domain = &driver.migration.domain;
+    let request = scan::page_of(domain, DocType::XFormInstance, &Cursor::default(), SAMPLE, None)?;
+    let page = context.forms_db.view_page(&request).await?;
+    let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
+    let mut keys = Vec::new();
+    for fetched in context.forms_db.bulk_get(&ids).await? {
+        let Outcome::Found(document) = fetched.outcome else {
+            continue;
+        };
+        let references = blobs::blob_refs(context.forms_db.name(), &fetched.id, &document).unwrap_or_default();
+        let xml = references.into_iter().find(|blob| blob.name == FORM_XML);
+        keys.extend(xml.and_then(|blob| blob.key));
+    }
+    Ok(keys)
+}
+
+async fn has_any(store: &BlobStore, keys: &[String]) -> Result<bool, Failure> {
+    for key in keys {
+        if store.exists(key).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
