@@ -39,7 +39,8 @@ fn balances(bundle: &CaseBundle) -> Vec<i32> {
 #[test]
 fn balances_and_changes() {
     type Forms<'a> = &'a [&'a [(LedgerKind, &'a str)]];
-    let table: [(&str, Forms<'_>, &[(i16, i64, i64)], i32); 11] = [
+    type Transactions<'a> = &'a [(i16, i64, i64)];
+    let table: [(&str, Forms<'_>, Transactions<'_>, i32); 11] = [
         (
             "a balance is a change from nothing",
             &[&[(Balance, "5")]],
