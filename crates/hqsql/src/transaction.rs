@@ -144,22 +144,20 @@ impl FencedTx {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn lock_form_rows(&self, ids: &[String]) -> Result<()> {
+    pub async fn lock_form_rows(&self, ids: &[String]) -> Result<HashSet<String>> {
         let mut ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         ids.sort_unstable();
         let client = self.client()?;
         let statement = client
             .prepare_cached(
-                "select from unnest($1::text[]) as wanted (key) cross join lateral (\
+                "select wanted.key from unnest($1::text[]) as wanted (key) cross join lateral (\
                  select from form_processor_xforminstancesql where form_id = wanted.key for update) found",
             )
             .await
             .map_err(Error::during("prepare the form locks"))?;
-        client
-            .query(&statement, &[&ids])
-            .await
-            .map_err(Error::during("lock forms"))?;
-        Ok(())
+        let failed = Error::during("lock forms");
+        let rows = client.query(&statement, &[&ids]).await.map_err(&failed)?;
+        rows.iter().map(|row| row.try_get(0).map_err(&failed)).collect()
     }
 
     /// Commits.

@@ -5,3 +5,6 @@ create table forced_form (
     forced_at    timestamptz not null default now(),
     primary key (migration_id, form_id)
 );
+
+-- A program that knows nothing of writings (0005) or of these forms would stage by rules of its own.
+insert into schema_compatibility (minimum_version) values (6);

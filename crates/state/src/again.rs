@@ -46,7 +46,8 @@ impl State {
     }
 
     /// Compares revisions of documents of a type, as Couch has them now, with those that were migrated, and has what has
-    /// changed since migrated again. Gives how many. Documents that were never staged are left to their scan.
+    /// changed since migrated again. Gives how many. Documents that no scan has met, since their dates lie behind its
+    /// cursor, are among them; those that failed are not: they have had their chance in this run.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -60,8 +61,11 @@ impl State {
         let (ids, revs): (Vec<&str>, Vec<&str>) = revisions.iter().map(|(id, rev)| (id.as_str(), rev.as_str())).unzip();
         let mut tx = self.driver_tx(held).await?;
         let changed: Vec<String> = sqlx::query_scalar(
-            "select d.doc_id from unnest($2::text[], $3::text[]) i(id, rev)
-             join doc_revision d on d.migration_id = $1 and d.doc_id = i.id where d.rev <> i.rev order by 1",
+            "select i.id from unnest($2::text[], $3::text[]) i(id, rev)
+             left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
+             where d.rev <> i.rev or d.doc_id is null
+               and not exists (select from doc_error e where e.migration_id = $1 and e.doc_id = i.id)
+             order by 1",
         )
         .bind(held.migration_id.0)
         .bind(&ids)
@@ -81,6 +85,74 @@ impl State {
         }
         tx.commit().await?;
         Ok(changed.len())
+    }
+
+    /// Has the form stage look again at cases that are alive in Couch and were staged as deleted ones. Gives how many.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn requeue_revived(
+        &self,
+        held: &DriverLease,
+        case_ids: &[String],
+        batch: usize,
+    ) -> Result<usize, StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        let revived: Vec<String> = sqlx::query_scalar(
+            "select doc_id from doc_revision
+             where migration_id = $1 and doc_id = any($2) and doc_type = 'CommCareCase-Deleted' and not deleted order by 1",
+        )
+        .bind(held.migration_id.0)
+        .bind(case_ids)
+        .fetch_all(&mut *tx)
+        .await?;
+        for part in revived.chunks(batch) {
+            insert_batch(
+                &mut tx,
+                held.migration_id.0,
+                Stage::Form.as_str(),
+                DocType::CommCareCaseDeleted.as_str(),
+                part,
+                None,
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(revived.len())
+    }
+
+    /// Ids of documents on record as there, in order, after an id.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn staged_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
+        Ok(sqlx::query_scalar(
+            "select doc_id from doc_revision where migration_id = $1 and doc_id > $2 and not deleted
+             order by doc_id limit $3",
+        )
+        .bind(id.0)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Ids of cases that were compared with a document of Couch, in their order, after a case.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn compared_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
+        Ok(sqlx::query_scalar(
+            "select case_id from case_state
+             where migration_id = $1 and (bucket, case_id) > ($2, $3) and diffed_rev is not null
+             order by bucket, case_id limit $4",
+        )
+        .bind(id.0)
+        .bind(if after.is_empty() { -1 } else { proto::bucket::of(after) })
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// Compares revisions of cases, as Couch has them now, with those that were compared, and has the others compared

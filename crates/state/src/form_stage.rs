@@ -79,6 +79,10 @@ pub struct StagedForm {
 pub struct StagedDeletedCase {
     /// Case.
     pub case_id: String,
+    /// Revision that was staged.
+    pub rev: String,
+    /// [`DocStanding::begun`] of this writing.
+    pub begun: i64,
     /// Encoded `CaseEvent`.
     pub payload: Vec<u8>,
 }
@@ -246,7 +250,12 @@ impl State {
         unstage(&mut tx, claim, &replaced).await?;
         stage(&mut tx, claim, &forms).await?;
         unstage_deleted_cases(&mut tx, claim, &results.gone).await?;
-        stage_deleted_cases(&mut tx, claim, &results.deleted_cases).await?;
+        let deleted: Vec<&StagedDeletedCase> = results
+            .deleted_cases
+            .iter()
+            .filter(|case| !newer.contains(case.case_id.as_str()))
+            .collect();
+        stage_deleted_cases(&mut tx, claim, &deleted).await?;
         bury(&mut tx, claim, &results.gone).await?;
         requeue_named(&mut tx, claim.migration_id, &results.named).await?;
         record_outcomes(&mut tx, claim, &forms, &failed, results).await?;
@@ -326,11 +335,23 @@ async fn superseded<'a>(
         .forms
         .iter()
         .map(|form| (form.form_id.as_str(), form.begun))
+        .chain(
+            results
+                .deleted_cases
+                .iter()
+                .map(|case| (case.case_id.as_str(), case.begun)),
+        )
         .collect();
     let forms = results
         .forms
         .iter()
-        .map(|form| (form.form_id.as_str(), form.rev.as_str()));
+        .map(|form| (form.form_id.as_str(), form.rev.as_str()))
+        .chain(
+            results
+                .deleted_cases
+                .iter()
+                .map(|case| (case.case_id.as_str(), case.rev.as_str())),
+        );
     let read: HashMap<&str, &str> = forms.chain(failed().map(|(id, _, rev)| (id, rev))).collect();
     let ids: Vec<&str> = read
         .keys()
@@ -466,9 +487,9 @@ async fn unstage_deleted_cases(
 async fn stage_deleted_cases(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
-    cases: &[StagedDeletedCase],
+    cases: &[&StagedDeletedCase],
 ) -> Result<(), StateError> {
-    let mut sorted: Vec<&StagedDeletedCase> = cases.iter().collect();
+    let mut sorted = cases.to_vec();
     sorted.sort_unstable_by(|a, b| a.case_id.cmp(&b.case_id));
     for case in sorted {
         sqlx::query(

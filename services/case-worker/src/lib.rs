@@ -114,9 +114,10 @@ impl CaseHandler {
         for (shard, forms) in by_shard {
             let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
-            tx.lock_form_rows(&form_ids).await?;
+            let locked = tx.lock_form_rows(&form_ids).await?;
             let again = self.state.begun_again(claim, &forms).await?;
-            form_ids.retain(|form_id| !again.contains(form_id));
+            // A row that was not there to be locked is of a later writing.
+            form_ids.retain(|form_id| locked.contains(form_id) && !again.contains(form_id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
             tx.commit().await?;
         }

@@ -71,13 +71,14 @@ impl FormHandler {
         for (shard, forms) in by_shard {
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
             let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
-            tx.lock_form_rows(&form_ids).await?;
+            let locked = tx.lock_form_rows(&form_ids).await?;
             let read: Vec<(String, String)> = forms
                 .into_iter()
                 .filter_map(|(form_id, rev)| Some((form_id, rev?)))
                 .collect();
             let newer = self.state.newer_revisions(claim, &read).await?;
-            form_ids.retain(|form_id| !newer.contains(form_id));
+            // A row that was not there to be locked is of a later writing.
+            form_ids.retain(|form_id| locked.contains(form_id) && !newer.contains(form_id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
             tx.commit().await?;
         }
@@ -297,6 +298,8 @@ impl FormHandler {
             };
             results.deleted_cases.push(StagedDeletedCase {
                 case_id: case.doc_id.clone(),
+                rev: case.rev.clone(),
+                begun: standing.begun,
                 payload: encode(&event)?,
             });
         }

@@ -309,10 +309,17 @@ async fn lists_and_diffs_of_a_form_are_those_of_its_last_staging() {
 #[tokio::test]
 async fn a_deleted_case_is_an_input_of_its_replay_until_it_is_gone() {
     let (fixture, driven) = Fixture::with_domain().await;
-    for payload in ["one", "two"] {
+    for (rev, payload) in [("1-a", "one"), ("2-b", "two")] {
         let claim = fixture.claimed(&driven, Stage::Form, &["c"]).await;
+        let standings = fixture
+            .state
+            .begin_forms(&claim, &[intent("c", rev)], &[])
+            .await
+            .unwrap();
         let case = StagedDeletedCase {
             case_id: "c".to_owned(),
+            rev: rev.to_owned(),
+            begun: standings["c"].begun,
             payload: payload.as_bytes().to_vec(),
         };
         let results = FormResults {
@@ -380,4 +387,32 @@ async fn forms_that_are_applied_whatever_they_say_go_through_the_form_stage_agai
     );
     let claim = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
     assert_eq!(state.forced_forms(&claim).await.unwrap(), ["f"]);
+}
+
+#[tokio::test]
+async fn an_older_revision_of_a_deleted_case_does_not_replace_a_newer_one() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let slow = fixture.claimed(&driven, Stage::Form, &["c"]).await;
+    let fast = fixture.claimed(&driven, Stage::Form, &["c"]).await;
+    let finish = async |claim, rev: &str, begun| {
+        let case = StagedDeletedCase {
+            case_id: "c".to_owned(),
+            rev: rev.to_owned(),
+            begun,
+            payload: rev.as_bytes().to_vec(),
+        };
+        let results = FormResults {
+            deleted_cases: vec![case],
+            ..FormResults::default()
+        };
+        state.finish_forms(claim, &results).await.unwrap();
+    };
+    let old = state.begin_forms(&slow, &[intent("c", "1-a")], &[]).await.unwrap();
+    let new = state.begin_forms(&fast, &[intent("c", "2-b")], &[]).await.unwrap();
+    finish(&fast, "2-b", new["c"].begun).await;
+    finish(&slow, "1-a", old["c"].begun).await;
+    let claim = fixture.claimed(&driven, Stage::Case, &["c"]).await;
+    let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
+    assert_eq!(inputs.events, [("c".to_owned(), b"2-b".to_vec())]);
 }

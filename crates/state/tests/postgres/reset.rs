@@ -81,6 +81,8 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         forms: vec![form, staged_form("g", "1-a", &["a"], &standings["g"])],
         deleted_cases: vec![StagedDeletedCase {
             case_id: "d".to_owned(),
+            rev: "1-a".to_owned(),
+            begun: 1,
             payload: vec![1],
         }],
         ..FormResults::default()

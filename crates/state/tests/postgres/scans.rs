@@ -332,9 +332,16 @@ async fn documents_that_changed_since_they_were_staged_are_migrated_again() {
         )
         .await;
     fixture.execute("delete from batch").await;
+    fixture
+        .execute(
+            "insert into doc_error (migration_id, kind, doc_id, code, message)
+             select id, 'XFormInstance', 'failed', 'C2S-2302', 'x' from migration",
+        )
+        .await;
     let pair = |id: &str, rev: &str| (id.to_owned(), rev.to_owned());
     let now = [
         pair("f", "2-b"),
+        pair("failed", "1-a"),
         pair("g", "1-a"),
         pair("h", "3-c"),
         pair("unseen", "1-a"),
@@ -345,9 +352,59 @@ async fn documents_that_changed_since_they_were_staged_are_migrated_again() {
             .requeue_changed(&driven.lease, DocType::XFormInstance, &now, 1)
             .await
             .unwrap(),
-        2
+        3
     );
-    assert_eq!(batches(&fixture, &driven, Stage::Form).await, [["f"], ["h"]]);
+    assert_eq!(
+        batches(&fixture, &driven, Stage::Form).await,
+        [["f"], ["h"], ["unseen"]]
+    );
+}
+
+#[tokio::test]
+async fn what_was_met_is_listed_in_pages_to_be_looked_up_again() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    fixture
+        .stage(
+            &driven,
+            &[("f", "1-a", &["a", "b"]), ("g", "1-a", &["c"]), ("h", "1-a", &[])],
+        )
+        .await;
+    fixture.replay(&driven, &["a", "b", "c"]).await;
+    fixture
+        .execute("update case_state set diffed_generation = generation, diffed_rev = '1-a' where case_id <> 'b'")
+        .await;
+    fixture
+        .execute("update doc_revision set deleted = true where doc_id = 'g'")
+        .await;
+    let mut listed = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = state.staged_after(driven.id, &after, 1).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after.clone_from(last);
+        listed.extend(page);
+    }
+    assert_eq!(listed, ["f", "h"], "what is gone already is not listed");
+    let mut compared = Vec::new();
+    after.clear();
+    loop {
+        let page = state.compared_after(driven.id, &after, 1).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after.clone_from(last);
+        compared.extend(page);
+    }
+    compared.sort();
+    assert_eq!(compared, ["a", "c"], "b was never compared with a document of Couch");
+
+    // A case that is alive again is looked at by the form stage, which takes its seed back.
+    fixture.execute("delete from batch").await;
+    fixture
+        .execute("update doc_revision set doc_type = 'CommCareCase-Deleted' where doc_id = 'f'")
+        .await;
+    let cases = strings(&["f", "h", "z"]);
+    assert_eq!(state.requeue_revived(&driven.lease, &cases, 10).await.unwrap(), 1);
+    assert_eq!(batches(&fixture, &driven, Stage::Form).await, [["f"]]);
 }
 
 #[tokio::test]

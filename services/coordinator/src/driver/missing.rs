@@ -19,7 +19,47 @@ pub(super) async fn find(driver: &Driver) -> Step<u64> {
     for doc_type in DocType::ALL {
         changed += find_type(driver, doc_type).await?;
     }
+    changed += find_vanished(driver).await?;
     Ok(changed)
+}
+
+/// Documents that were migrated or compared, and that Couch has no longer: no view lists them.
+async fn find_vanished(driver: &Driver) -> Step<u64> {
+    let context = &driver.context;
+    let state = &context.state;
+    let page = i64::try_from(context.config.driver.scan_page).unwrap_or(i64::MAX);
+    let mut vanished = 0;
+    let mut after = String::new();
+    loop {
+        driver.pause(std::time::Duration::ZERO).await?;
+        let ids = state.staged_after(driver.migration.id, &after, page).await?;
+        let Some(last) = ids.last() else { break };
+        after.clone_from(last);
+        let gone = absent(driver, &ids).await?;
+        vanished += gone.len() as u64;
+        state
+            .requeue_forms(&driver.lease, &gone, false, context.config.driver.form_batch)
+            .await?;
+    }
+    after.clear();
+    loop {
+        driver.pause(std::time::Duration::ZERO).await?;
+        let ids = state.compared_after(driver.migration.id, &after, page).await?;
+        let Some(last) = ids.last() else { return Ok(vanished) };
+        after.clone_from(last);
+        let gone = absent(driver, &ids).await?;
+        vanished += gone.len() as u64;
+        state.request_diff(driver.migration.id, Some(&gone)).await?;
+    }
+}
+
+async fn absent(driver: &Driver, ids: &[String]) -> Step<Vec<String>> {
+    let present = driver.context.forms_db.all_docs_exist(ids).await?;
+    Ok(present
+        .into_iter()
+        .filter(|(_, rev)| rev.is_none())
+        .map(|(id, _)| id)
+        .collect())
 }
 
 async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
@@ -96,13 +136,20 @@ async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> St
         .into_iter()
         .filter_map(|(id, rev)| rev.map(|rev| (id, rev)))
         .collect();
-    if doc_type == DocType::CommCareCase {
-        return Ok(context.state.rediff_changed(&driver.lease, &revisions).await?);
-    }
     let batch = context.config.driver.form_batch;
-    let staged = context
-        .state
-        .requeue_changed(&driver.lease, doc_type, &revisions, batch)
-        .await?;
-    Ok(u64::try_from(staged).unwrap_or(u64::MAX))
+    let state = &context.state;
+    let is_case = matches!(doc_type, DocType::CommCareCase | DocType::CommCareCaseDeleted);
+    let rediffed = if is_case {
+        state.rediff_changed(&driver.lease, &revisions).await?
+    } else {
+        0
+    };
+    let staged = if doc_type == DocType::CommCareCase {
+        state.requeue_revived(&driver.lease, ids, batch).await?
+    } else {
+        state
+            .requeue_changed(&driver.lease, doc_type, &revisions, batch)
+            .await?
+    };
+    Ok(rediffed + u64::try_from(staged).unwrap_or(u64::MAX))
 }

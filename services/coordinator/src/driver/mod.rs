@@ -289,16 +289,12 @@ impl Driver {
             weight: CASE_BATCH_WEIGHT,
             batches: settings.window * CUT_AHEAD,
         };
+        // A replay may make cases dirty again, as many as it has done: it refuses a form, and the form's other cases follow.
+        // Cases whose batch was set aside stay dirty; they are on record, no pass can help them, and none is cut for them.
         loop {
-            let (before, _) = state.pending_cases(self.migration.id).await?;
-            if before == 0 {
-                return Ok(());
-            }
+            let drained = state.open_batches(self.migration.id, Stage::Case).await?.is_drained();
             state.restart_scan(&self.lease, REPLAY_PASS).await?;
-            self.pass(Stage::Case, &limits).await?;
-            // Cases whose batch was set aside stay dirty; they are on record, and no pass can help them.
-            let (after, _) = state.pending_cases(self.migration.id).await?;
-            if after >= before {
+            if self.pass(Stage::Case, &limits).await? == 0 && drained {
                 return Ok(());
             }
         }
@@ -334,10 +330,11 @@ impl Driver {
         }
     }
 
-    /// One pass over the pending cases: cuts batches as workers take them, until all are done.
-    async fn pass(&self, stage: Stage, limits: &CutLimits) -> Step<()> {
+    /// One pass over the pending cases: cuts batches as workers take them, until all are done. Gives how many were cut.
+    async fn pass(&self, stage: Stage, limits: &CutLimits) -> Step<usize> {
         let state = &self.context.state;
         let mut at_end = false;
+        let mut batches = 0;
         loop {
             let open = state.open_batches(self.migration.id, stage).await?;
             let waiting = usize::try_from(open.ready).unwrap_or(0);
@@ -347,9 +344,10 @@ impl Driver {
                     _ => state.cut_case_batches(&self.lease, limits).await?,
                 };
                 at_end = cut == 0;
+                batches += cut;
             }
             if self.tick(stage).await? && at_end {
-                return Ok(());
+                return Ok(batches);
             }
         }
     }
