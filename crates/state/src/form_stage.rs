@@ -12,9 +12,11 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::again::requeue_named;
 use crate::batch::{Claim, check_claim, finish_claim};
 use crate::blob_change::{BlobChange, record_blob_changes};
+use crate::deleted_case;
 use crate::outcome::record_outcomes;
-use crate::scan::with_buckets;
 use crate::{State, StateError};
+
+pub use crate::deleted_case::StagedDeletedCase;
 
 /// A document that a worker is about to write.
 #[derive(Clone, Debug)]
@@ -72,19 +74,6 @@ pub struct StagedForm {
     pub diffs: Option<String>,
     /// Kind under which diffs are recorded: the Couch document type.
     pub kind: String,
-}
-
-/// A soft-deleted case that was staged.
-#[derive(Clone, Debug)]
-pub struct StagedDeletedCase {
-    /// Case.
-    pub case_id: String,
-    /// Revision that was staged.
-    pub rev: String,
-    /// [`DocStanding::begun`] of this writing.
-    pub begun: i64,
-    /// Encoded `CaseEvent`.
-    pub payload: Vec<u8>,
 }
 
 /// A document that could not be migrated.
@@ -249,13 +238,13 @@ impl State {
             .collect();
         unstage(&mut tx, claim, &replaced).await?;
         stage(&mut tx, claim, &forms).await?;
-        unstage_deleted_cases(&mut tx, claim, &results.gone).await?;
+        deleted_case::unstage(&mut tx, claim, &results.gone).await?;
         let deleted: Vec<&StagedDeletedCase> = results
             .deleted_cases
             .iter()
             .filter(|case| !newer.contains(case.case_id.as_str()))
             .collect();
-        stage_deleted_cases(&mut tx, claim, &deleted).await?;
+        deleted_case::stage(&mut tx, claim, &deleted).await?;
         bury(&mut tx, claim, &results.gone).await?;
         requeue_named(&mut tx, claim.migration_id, &results.named).await?;
         record_outcomes(&mut tx, claim, &forms, &failed, results).await?;
@@ -458,54 +447,6 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
-    Ok(())
-}
-
-/// Takes back the seeds of deleted cases that are no longer there, or no longer deleted; the cases become dirty.
-async fn unstage_deleted_cases(
-    tx: &mut Transaction<'_, Postgres>,
-    claim: &Claim,
-    gone: &[String],
-) -> Result<(), StateError> {
-    let (buckets, ids) = with_buckets(gone);
-    sqlx::query(
-        "with gone as (
-             delete from case_event e using unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             where e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id and e.kind = 'copied_deleted'
-             returning e.bucket, e.case_id
-         )
-         insert into dirty_case (migration_id, bucket, case_id) select $1, bucket, case_id from gone",
-    )
-    .bind(claim.migration_id.0)
-    .bind(&buckets)
-    .bind(&ids)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-async fn stage_deleted_cases(
-    tx: &mut Transaction<'_, Postgres>,
-    claim: &Claim,
-    cases: &[&StagedDeletedCase],
-) -> Result<(), StateError> {
-    let mut sorted = cases.to_vec();
-    sorted.sort_unstable_by(|a, b| a.case_id.cmp(&b.case_id));
-    for case in sorted {
-        sqlx::query(
-            "with event as (
-                 insert into case_event (migration_id, bucket, case_id, kind, payload) values ($1, $2, $3, 'copied_deleted', $4)
-                 on conflict (migration_id, bucket, case_id, kind) do update set payload = excluded.payload
-             )
-             insert into dirty_case (migration_id, bucket, case_id) values ($1, $2, $3)",
-        )
-        .bind(claim.migration_id.0)
-        .bind(proto::bucket::of(&case.case_id))
-        .bind(&case.case_id)
-        .bind(&case.payload)
-        .execute(&mut **tx)
-        .await?;
-    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod batch;
 pub mod blob_change;
 pub mod case_stage;
 pub mod commit;
+mod deleted_case;
 pub mod diff_stage;
 mod dispatch;
 pub mod error;
