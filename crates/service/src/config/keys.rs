@@ -231,6 +231,7 @@ pub const KEYS: &[Key] = &[
     key("hq", "cache_wait", Duration, "", Absent("`61m` without a hook, `61s` with one"), "How long HQ may go on believing an old progress flag; finishing and committing wait that long."),
 
     key("domains", "case_attachments", List, "", Value("[]"), "Domains whose cases keep attachments: those with HQ's toggle `MM_CASE_PROPERTIES`. Frozen for a domain when its migration starts."),
+    key("domains", "restricted", List, "", Value("[]"), "Domains that must not be migrated: those that HQ's toggle keeps back, and those with reports in code of their own, which read CouchDB."),
 
     key("telemetry", "otlp_endpoint", Url, "", Absent("no traces are sent"), "OpenTelemetry collector for traces, OTLP over gRPC: `http://host:4317`."),
     key("telemetry", "log_format", Choice(&["json", "text"]), "", Value("\"json\""), "Shape of log lines on standard error."),

@@ -230,6 +230,8 @@ impl HqConfig {
 pub struct DomainsConfig {
     /// Domains whose cases keep attachments.
     pub case_attachments: Vec<String>,
+    /// Domains that must not be migrated.
+    pub restricted: Vec<String>,
 }
 
 /// How log lines look.

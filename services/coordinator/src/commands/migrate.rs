@@ -167,6 +167,19 @@ async fn preflight(context: &Context) -> Result<()> {
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
 async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    if context
+        .config
+        .domains
+        .restricted
+        .iter()
+        .any(|name| name == domain.as_str())
+    {
+        return Err(Failure::new(
+            "C2S-4058",
+            format!("migration restricted: {domain} is listed in domains.restricted"),
+            "find out why before you take it off that list",
+        ));
+    }
     let found = context.state.migration(domain).await?;
     allow(
         Command::Migrate(order.mode),

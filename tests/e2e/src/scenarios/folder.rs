@@ -57,6 +57,9 @@ pub struct Description {
     /// The domain keeps attachments of cases.
     #[serde(default)]
     pub case_attachments: bool,
+    /// The domain must not be migrated.
+    #[serde(default)]
+    pub restricted: bool,
     /// What happens, in order. Absent: `MIGRATE`, which finds nothing to report and leaves `expected.json`.
     #[serde(default)]
     pub steps: Vec<Step>,

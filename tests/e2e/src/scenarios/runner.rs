@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::compare;
 use super::expected::{BlobmetaChanges, Expected, Record, Row};
-use super::folder::{Folder, Step, home};
+use super::folder::{Description, Folder, Step, home};
 use super::input::{self, Defaults, Input};
 use super::outcome::Report;
 use super::rows::{BLOBMETA, CASE, FORM, OF_CASES, OPERATION, Reader, Table};
@@ -47,12 +47,14 @@ pub async fn run(mut folders: Vec<Folder>) -> Result<Report> {
     settings.set("telemetry.log_filter", "\"warn\"");
     // As in HQ; what is younger waits for the end of a live migration.
     settings.set("live.minimum_age", "\"1h\"");
-    let keeping: Vec<String> = folders
-        .iter()
-        .filter(|folder| folder.description.case_attachments)
-        .map(|folder| format!("\"{}\"", folder.domain))
-        .collect();
-    settings.set("domains.case_attachments", format!("[{}]", keeping.join(", ")));
+    settings.set(
+        "domains.case_attachments",
+        domains(&folders, |description| description.case_attachments),
+    );
+    settings.set(
+        "domains.restricted",
+        domains(&folders, |description| description.restricted),
+    );
     let world = World::start(Options {
         settings,
         ..Options::default()
@@ -95,6 +97,13 @@ pub async fn run(mut folders: Vec<Folder>) -> Result<Report> {
     report.took = started.elapsed();
     stage.world.into_inner().end()?;
     Ok(report)
+}
+
+/// The domains of these scenarios, as a list in TOML.
+fn domains(folders: &[Folder], are_meant: impl Fn(&Description) -> bool) -> String {
+    let meant = folders.iter().filter(|folder| are_meant(&folder.description));
+    let names: Vec<String> = meant.map(|folder| format!("\"{}\"", folder.domain)).collect();
+    format!("[{}]", names.join(", "))
 }
 
 /// Plays a scenario; what is wrong, each a line.
