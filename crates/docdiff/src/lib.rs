@@ -20,6 +20,7 @@ mod diff;
 mod filter;
 mod json;
 mod ledgers;
+mod patch;
 mod patched;
 mod python;
 mod reason;
@@ -39,6 +40,10 @@ pub use json::{ANY_INDEX, ListIndices, json_diff};
 pub use ledgers::{
     CaseLedgers, DifferenceKind, LastChange, LedgerDifference, LedgerReferences, LedgerVerdict, compare_ledgers,
     has_duplicates,
+};
+pub use patch::{
+    CannotPatch, DirectPatch, LedgerStock, PATCH_DEVICE, PATCH_OPERATION, PatchEffect, PatchPlan, PatchSubject,
+    plan_patch,
 };
 pub use patched::{
     LedgerFacts, PATCH_XMLNS, PatchRecord, is_case_patched, is_ledger_patched, is_patchable, possible_patch_forms,

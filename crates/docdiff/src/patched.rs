@@ -154,7 +154,7 @@ pub fn is_ledger_patched(diffs: &[Diff], facts: &LedgerFacts<'_>, patches: &[(St
     })
 }
 
-fn is_ledger_patchable(diff: &Diff, has_state: bool) -> bool {
+pub(crate) fn is_ledger_patchable(diff: &Diff, has_state: bool) -> bool {
     let has_keys = |side: &Side, keys: &[&str]| {
         let object = side.as_value().and_then(Value::as_object);
         object.is_some_and(|object| object.len() == keys.len() && keys.iter().all(|key| object.contains_key(*key)))
@@ -191,7 +191,7 @@ fn is_recorded(entries: &[Value], diff: &Diff, is_patchable: bool, transactions:
     })
 }
 
-fn transactions_json(transactions: &[StockTransactionRow]) -> Value {
+pub(crate) fn transactions_json(transactions: &[StockTransactionRow]) -> Value {
     let json = |row: &StockTransactionRow| {
         serde_json::json!({
             "form_id": row.form_id,

@@ -4,6 +4,7 @@
 mod cases;
 mod forms;
 mod ledgers;
+mod patch;
 mod patched;
 mod shown;
 mod sql_json;
