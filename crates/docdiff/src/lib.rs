@@ -50,7 +50,7 @@ pub use patched::{
 };
 pub use reason::ChangeReason;
 pub use record::{LEDGER_KIND, RecordedDiff};
-pub use second_chance::forms_in_doubt;
+pub use second_chance::{forms_in_doubt, forms_of_sql_ledgers};
 
 use filter::Filter;
 use rules::{Group, RuleBook};

@@ -1,4 +1,5 @@
-//! Which forms a recorded difference puts in doubt: the case in Couch has them, the case in SQL does not.
+//! Which forms a recorded difference puts in doubt: the case in Couch has them, the case in SQL does not, or the other way
+//! round.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +11,17 @@ use serde_json::Value;
 /// ledger which only Couch has. A form whose document is gone is not among them: there is nothing to migrate.
 pub fn forms_in_doubt(diffs: &Value) -> BTreeSet<String> {
     diffs.as_array().into_iter().flatten().flat_map(named_forms).collect()
+}
+
+/// Forms that changed a ledger last by what SQL says, where Couch says another. If one of them is a duplicate of another
+/// form, it should not have changed anything.
+pub fn forms_of_sql_ledgers(diffs: &Value) -> BTreeSet<String> {
+    let diffs = diffs.as_array().into_iter().flatten();
+    diffs
+        .filter(|diff| is_path(&diff["path"]["path"], &["last_modified_form_id"]))
+        .filter_map(|diff| diff["new_value"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn named_forms(diff: &Value) -> Vec<String> {
@@ -62,6 +74,20 @@ mod tests {
         ]);
         let found: Vec<String> = forms_in_doubt(&diffs).into_iter().collect();
         assert_eq!(found, ["a", "b", "c", "f"]);
+    }
+
+    #[test]
+    fn forms_that_changed_a_ledger_in_sql_only() {
+        let ledger = |path: &str| json!({"stock_id": "case/stock/p", "path": [path]});
+        let diffs = json!([
+            {"type": "diff", "path": ledger("last_modified_form_id"), "old_value": "a", "new_value": "b"},
+            {"type": "type", "path": ledger("last_modified_form_id"), "old_value": "c", "new_value": null},
+            {"type": "type", "path": ledger("last_modified_form_id"), "old_value": null, "new_value": "d"},
+            {"type": "diff", "path": ledger("balance"), "old_value": 1, "new_value": 2},
+            {"type": "diff", "path": ["last_modified_form_id"], "old_value": "e", "new_value": "f"},
+        ]);
+        let found: Vec<String> = forms_of_sql_ledgers(&diffs).into_iter().collect();
+        assert_eq!(found, ["b", "d"]);
     }
 
     #[test]

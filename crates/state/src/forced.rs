@@ -5,6 +5,7 @@ use proto::topology::Stage;
 
 use crate::batch::{Claim, insert_batch};
 use crate::migration::DriverLease;
+use crate::scan::with_buckets;
 use crate::{State, StateError};
 
 impl State {
@@ -42,6 +43,38 @@ impl State {
             .await?;
         }
         Ok(tx.commit().await?)
+    }
+
+    /// Makes cases dirty, given each with a form that is said to have changed it, if the form is a duplicate of another by
+    /// what was last read of it. Gives how many cases.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn replay_cases_of_duplicates(
+        &self,
+        held: &DriverLease,
+        changed_by: &[(String, String)],
+    ) -> Result<u64, StateError> {
+        let (case_ids, form_ids): (Vec<String>, Vec<&str>) = changed_by
+            .iter()
+            .map(|(case_id, form_id)| (case_id.clone(), form_id.as_str()))
+            .unzip();
+        let (buckets, case_ids) = with_buckets(&case_ids);
+        let mut tx = self.driver_tx(held).await?;
+        let dirty = sqlx::query(
+            "insert into dirty_case (migration_id, bucket, case_id)
+             select distinct $1, i.bucket, i.case_id from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, form_id)
+             join doc_revision d on d.migration_id = $1 and d.doc_id = i.form_id and d.doc_type = 'XFormDuplicate'",
+        )
+        .bind(held.migration_id.0)
+        .bind(&buckets)
+        .bind(&case_ids)
+        .bind(&form_ids)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        tx.commit().await?;
+        Ok(dirty)
     }
 
     /// Which forms of a batch are to be applied whatever they say.

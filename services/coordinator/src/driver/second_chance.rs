@@ -1,4 +1,5 @@
 //! A second chance for forms: those that an operator names, and those that a recorded difference of a case puts in doubt.
+//! Cases whose ledgers a duplicate form has changed in SQL are replayed: a replay makes ledgers of accepted forms only.
 
 use state::StateError;
 
@@ -23,14 +24,23 @@ pub(super) async fn requeue(driver: &Driver, forms: &Forms) -> Step<()> {
                 let records = state.diff_records(driver.migration.id, &kinds, &[], from, PAGE).await?;
                 let Some(last) = records.last() else { break };
                 after = Some((last.kind.clone(), last.doc_id.clone()));
-                let mut named = Vec::new();
+                let (mut named, mut of_ledgers) = (Vec::new(), Vec::new());
                 for record in &records {
                     let diffs = serde_json::from_str(&record.diffs).map_err(|_| StateError::Corrupt("diffs"))?;
                     named.extend(docdiff::forms_in_doubt(&diffs));
+                    let forms = docdiff::forms_of_sql_ledgers(&diffs);
+                    of_ledgers.extend(forms.into_iter().map(|form_id| (record.doc_id.clone(), form_id)));
                 }
                 named.sort_unstable();
                 named.dedup();
                 state.requeue_forms(&driver.lease, &named, true, batch).await?;
+                let replayed = state.replay_cases_of_duplicates(&driver.lease, &of_ledgers).await?;
+                if replayed > 0 {
+                    tracing::info!(
+                        cases = replayed,
+                        "duplicate forms have changed ledgers: the cases are replayed"
+                    );
+                }
             }
         }
     }
