@@ -16,6 +16,7 @@ mod register;
 mod scenarios;
 mod secret;
 mod services;
+mod supply_chain;
 mod test;
 mod workspace;
 
@@ -62,6 +63,9 @@ enum Command {
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
     Bench(bench::BenchArguments),
+    /// Migrate a generated supply chain and compare every ledger, row by row, with the generator's model
+    #[command(after_help = "Example: cargo xtask supply-chain --locations 100 --products 20")]
+    SupplyChain(supply_chain::SupplyChainArguments),
     /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
     #[command(after_help = "Example: cargo xtask fuzz --seconds 600 --seed 7")]
     Fuzz(fuzz::FuzzArguments),
@@ -90,6 +94,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Scenarios(arguments) => scenarios::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
+        Command::SupplyChain(arguments) => supply_chain::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }
 }

@@ -15,12 +15,14 @@
 
 pub mod database;
 pub mod environment;
+pub mod ledger_report;
 pub mod load;
 pub mod program;
 pub mod queues;
 pub mod scenarios;
 pub mod settings;
 pub mod source;
+pub mod supply_chain;
 pub mod turn;
 pub mod usage;
 pub mod world;

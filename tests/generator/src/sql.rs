@@ -16,17 +16,37 @@ use crate::model::{
 
 pub mod stock;
 
+/// Forms and cases that are to be read.
+type Wanted<'a> = (Option<&'a [String]>, Option<&'a [String]>);
+
 /// Reads all rows of a domain from one database. Rows of several shards are joined with [`Actual::merge`].
 ///
 /// # Errors
 /// Whatever the database refuses.
 pub async fn read_actual(client: &Client, domain: &str) -> Result<Actual, Error> {
+    read(client, domain, (None, None)).await
+}
+
+/// Reads the rows of some forms and cases of a domain from one database, as [`read_actual`] does those of all.
+///
+/// # Errors
+/// Whatever the database refuses.
+pub async fn read_some(
+    client: &Client,
+    domain: &str,
+    form_ids: &[String],
+    case_ids: &[String],
+) -> Result<Actual, Error> {
+    read(client, domain, (Some(form_ids), Some(case_ids))).await
+}
+
+async fn read(client: &Client, domain: &str, (form_ids, case_ids): Wanted<'_>) -> Result<Actual, Error> {
     let mut actual = Actual::default();
-    for row in client.query(FORMS, &[&domain]).await? {
+    for row in client.query(FORMS, &[&domain, &form_ids]).await? {
         let form = form(&row)?;
         actual.forms.insert(form.form_id.clone(), form);
     }
-    for row in client.query(OPERATIONS, &[&domain]).await? {
+    for row in client.query(OPERATIONS, &[&domain, &form_ids]).await? {
         let form_id: String = row.try_get("form_id")?;
         let operation = ExpectedOperation {
             date: row.try_get("date")?,
@@ -37,13 +57,13 @@ pub async fn read_actual(client: &Client, domain: &str) -> Result<Actual, Error>
             form.operations.push(operation);
         }
     }
-    for row in client.query(CASES, &[&domain]).await? {
+    for row in client.query(CASES, &[&domain, &case_ids]).await? {
         let case = case(&row)?;
         actual.cases.insert(case.case_id.clone(), case);
     }
-    read_children(client, domain, &mut actual).await?;
-    read_ledgers(client, domain, &mut actual).await?;
-    for row in client.query(BLOBMETA, &[&domain]).await? {
+    read_children(client, domain, case_ids, &mut actual).await?;
+    read_ledgers(client, domain, case_ids, &mut actual).await?;
+    for row in client.query(BLOBMETA, &[&domain, &form_ids]).await? {
         actual.blobmeta.push(ExpectedBlobMeta {
             domain: row.try_get("domain")?,
             parent_id: row.try_get("parent_id")?,
@@ -58,9 +78,14 @@ pub async fn read_actual(client: &Client, domain: &str) -> Result<Actual, Error>
     Ok(actual)
 }
 
-async fn read_children(client: &Client, domain: &str, actual: &mut Actual) -> Result<(), Error> {
+async fn read_children(
+    client: &Client,
+    domain: &str,
+    case_ids: Option<&[String]>,
+    actual: &mut Actual,
+) -> Result<(), Error> {
     let cases: &mut BTreeMap<String, ExpectedCase> = &mut actual.cases;
-    for row in client.query(INDICES, &[&domain]).await? {
+    for row in client.query(INDICES, &[&domain, &case_ids]).await? {
         let case_id: String = row.try_get("case_id")?;
         let index_domain: String = row.try_get("domain")?;
         if index_domain != domain {
@@ -77,7 +102,7 @@ async fn read_children(client: &Client, domain: &str, actual: &mut Actual) -> Re
             });
         }
     }
-    for row in client.query(TRANSACTIONS, &[&domain]).await? {
+    for row in client.query(TRANSACTIONS, &[&domain, &case_ids]).await? {
         let case_id: String = row.try_get("case_id")?;
         if let Some(case) = cases.get_mut(&case_id) {
             case.transactions.push(ExpectedTransaction {
@@ -91,7 +116,7 @@ async fn read_children(client: &Client, domain: &str, actual: &mut Actual) -> Re
             });
         }
     }
-    for row in client.query(ATTACHMENTS, &[&domain]).await? {
+    for row in client.query(ATTACHMENTS, &[&domain, &case_ids]).await? {
         let case_id: String = row.try_get("case_id")?;
         if let Some(case) = cases.get_mut(&case_id) {
             case.attachments.push(ExpectedAttachment {
@@ -108,8 +133,13 @@ async fn read_children(client: &Client, domain: &str, actual: &mut Actual) -> Re
     Ok(())
 }
 
-async fn read_ledgers(client: &Client, domain: &str, actual: &mut Actual) -> Result<(), Error> {
-    for row in client.query(LEDGER_VALUES, &[&domain]).await? {
+async fn read_ledgers(
+    client: &Client,
+    domain: &str,
+    case_ids: Option<&[String]>,
+    actual: &mut Actual,
+) -> Result<(), Error> {
+    for row in client.query(LEDGER_VALUES, &[&domain, &case_ids]).await? {
         let case_id: String = row.try_get("case_id")?;
         let value = ExpectedLedgerValue {
             section_id: row.try_get("section_id")?,
@@ -127,7 +157,7 @@ async fn read_ledgers(client: &Client, domain: &str, actual: &mut Actual) -> Res
                 .push(format!("case {case_id}: a ledger without a case of the domain")),
         }
     }
-    for row in client.query(LEDGER_TRANSACTIONS, &[&domain]).await? {
+    for row in client.query(LEDGER_TRANSACTIONS, &[&domain, &case_ids]).await? {
         let case_id: String = row.try_get("case_id")?;
         if let Some(case) = actual.cases.get_mut(&case_id) {
             case.ledger_transactions.push(ExpectedLedgerTransaction {
@@ -255,47 +285,47 @@ const FORMS: &str = "
     select form_id, domain, app_id, xmlns, user_id, orig_id, deprecated_form_id, server_modified_on, received_on,
         edited_on, deleted_on, deletion_id, auth_context, openrosa_headers, partial_submission, submit_ip,
         last_sync_token, problem, date_header, build_id, state, initial_processing_complete
-    from form_processor_xforminstancesql where domain = $1";
+    from form_processor_xforminstancesql where domain = $1 and ($2::text[] is null or form_id = any($2))";
 
 const OPERATIONS: &str = "
     select o.form_id, o.user_id, o.operation, o.date
     from form_processor_xformoperationsql o join form_processor_xforminstancesql f on f.form_id = o.form_id
-    where f.domain = $1 order by o.id";
+    where f.domain = $1 and ($2::text[] is null or f.form_id = any($2)) order by o.id";
 
 const CASES: &str = "
     select case_id, domain, type, name, owner_id, opened_on, opened_by, modified_on, server_modified_on, modified_by,
         closed, closed_on, closed_by, deleted, deleted_on, deletion_id, external_id, location_id, case_json
-    from form_processor_commcarecasesql where domain = $1";
+    from form_processor_commcarecasesql where domain = $1 and ($2::text[] is null or case_id = any($2))";
 
 const INDICES: &str = "
     select i.case_id, i.domain, i.identifier, i.referenced_id, i.referenced_type, i.relationship_id
     from form_processor_commcarecaseindexsql i join form_processor_commcarecasesql c on c.case_id = i.case_id
-    where c.domain = $1 order by i.id";
+    where c.domain = $1 and ($2::text[] is null or c.case_id = any($2)) order by i.id";
 
 const TRANSACTIONS: &str = "
     select t.case_id, t.form_id, t.sync_log_id, t.server_date, t.client_date, t.type, t.revoked, t.details
     from form_processor_casetransaction t join form_processor_commcarecasesql c on c.case_id = t.case_id
-    where c.domain = $1 order by t.id";
+    where c.domain = $1 and ($2::text[] is null or c.case_id = any($2)) order by t.id";
 
 const ATTACHMENTS: &str = "
     select a.case_id, a.name, a.content_type, a.content_length, a.properties, a.blob_id, a.blob_bucket, a.md5
     from form_processor_caseattachmentsql a join form_processor_commcarecasesql c on c.case_id = a.case_id
-    where c.domain = $1 order by a.id";
+    where c.domain = $1 and ($2::text[] is null or c.case_id = any($2)) order by a.id";
 
 const LEDGER_VALUES: &str = "
     select case_id, domain, section_id, entry_id, balance, last_modified, last_modified_form_id,
         daily_consumption::text as daily_consumption
-    from form_processor_ledgervalue where domain = $1 order by id";
+    from form_processor_ledgervalue where domain = $1 and ($2::text[] is null or case_id = any($2)) order by id";
 
 const LEDGER_TRANSACTIONS: &str = "
     select l.case_id, l.section_id, l.entry_id, l.form_id, l.server_date, l.report_date, l.type, l.user_defined_type,
         l.delta, l.updated_balance
     from form_processor_ledgertransaction l join form_processor_commcarecasesql c on c.case_id = l.case_id
-    where c.domain = $1 order by l.id";
+    where c.domain = $1 and ($2::text[] is null or c.case_id = any($2)) order by l.id";
 
 const BLOBMETA: &str = "
     select domain, parent_id, name, key, type_code, content_length, content_type, created_on
-    from blobs_blobmeta where domain = $1";
+    from blobs_blobmeta where domain = $1 and ($2::text[] is null or parent_id = any($2))";
 
 const COPY_BLOBMETA: &str = "
     copy blobs_blobmeta (domain, parent_id, name, key, type_code, content_length, content_type, properties, created_on)

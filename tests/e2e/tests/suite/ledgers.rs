@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use e2e::ledger_report;
 use e2e::world::{Options, World};
 use generator::LedgerDiff;
 use generator::ledger_damage::{self, Hurt};
 use generator::supply::{self, SupplyOptions, SupplyWeights};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{domain, migrate_cleanly};
 
@@ -145,24 +146,8 @@ async fn alter(world: &World, statement: &str, key: &[&String; 3]) -> Result<()>
 
 /// Checks that these differences are on record, as diffs and as changes, and no others.
 async fn assert_reported(world: &World, expected: &[LedgerDiff]) -> Result<()> {
-    let mut wanted: Vec<String> = expected.iter().map(line).collect();
-    let mut found = Vec::new();
-    for (table, is_change) in [("doc_diff", false), ("doc_change", true)] {
-        let rows = world
-            .state()
-            .query(&format!("select kind, doc_id, diffs from {table}"), &[])
-            .await?;
-        for row in rows {
-            let (kind, case_id, diffs): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-            ensure!(kind == "CommCareCase", "{kind} {case_id}: {diffs}");
-            let Value::Array(entries) = serde_json::from_str(&diffs)? else {
-                anyhow::bail!("{case_id}: {diffs}")
-            };
-            for entry in entries {
-                found.push(read(&case_id, &entry, is_change)?);
-            }
-        }
-    }
+    let mut wanted: Vec<String> = expected.iter().map(ledger_report::line).collect();
+    let mut found = ledger_report::on_record(world.state(), None).await?;
     for table in ["missing_doc", "doc_error"] {
         ensure!(
             world.number(&format!("select count(*) from {table}")).await? == 0,
@@ -178,56 +163,4 @@ async fn assert_reported(world: &World, expected: &[LedgerDiff]) -> Result<()> {
         "not reported:\n{silent:#?}\nreported in error:\n{unknown:#?}"
     );
     Ok(())
-}
-
-/// A difference on record, as [`line`] writes it.
-fn read(case_id: &str, entry: &Value, is_change: bool) -> Result<String> {
-    let reference = entry["path"]["stock_id"].as_str();
-    let reference = reference.with_context(|| format!("a difference of the case {case_id} itself: {entry}"))?;
-    let path = [
-        "balance",
-        "daily_consumption",
-        "last_modified",
-        "last_modified_form_id",
-        "*",
-    ]
-    .into_iter()
-    .find(|path| entry["path"]["path"] == json!([path]))
-    .with_context(|| format!("a difference of {reference} at an unknown path: {entry}"))?;
-    let reason = ["missing couch stock transaction", "duplicate stock transaction"]
-        .into_iter()
-        .find(|reason| entry["reason"] == *reason);
-    ensure!(
-        is_change == reason.is_some() && is_change != entry["reason"].is_null(),
-        "{entry}"
-    );
-    let (mut old, mut new) = (entry["old_value"].clone(), entry["new_value"].clone());
-    if path == "*" {
-        // The side that has the ledger shows it whole.
-        let side = if is_change { &mut new } else { &mut old };
-        let ledger = side.as_object_mut().and_then(|side| side.remove("ledger"));
-        let ledger = ledger.with_context(|| format!("no ledger in {entry}"))?;
-        ensure!(ledger["case_id"] == case_id && ledger["balance"].is_i64(), "{entry}");
-    }
-    let diff = LedgerDiff {
-        case_id: case_id.to_owned(),
-        reference: reference.to_owned(),
-        path,
-        old,
-        new,
-        reason,
-    };
-    Ok(line(&diff))
-}
-
-fn line(diff: &LedgerDiff) -> String {
-    let LedgerDiff {
-        case_id,
-        reference,
-        path,
-        old,
-        new,
-        reason,
-    } = diff;
-    format!("{case_id} {reference} {path} {reason:?}: {old} -> {new}")
 }
