@@ -32,6 +32,17 @@ pub fn missing_document(absent_from: AbsentFrom) -> Diff {
     }
 }
 
+/// The diff of a case that neither side has, though these forms name it: SQL has them, processed, or has them not at all.
+pub fn missing_with_forms<'a>(form_ids: impl IntoIterator<Item = &'a str>) -> Diff {
+    let mut form_ids: Vec<String> = form_ids.into_iter().map(|id| format!("'{id}'")).collect();
+    form_ids.sort_unstable();
+    form_ids.dedup();
+    Diff {
+        new: Side::text(format!("missing with forms {{{}}}", form_ids.join(", "))),
+        ..missing_document(AbsentFrom::Couch)
+    }
+}
+
 /// What becomes of a form that a Couch case lists, where the case is not in SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormInCase {
@@ -167,6 +178,10 @@ mod tests {
         assert_eq!(
             stored(AbsentFrom::Couch),
             json!({"type": "missing", "path": ["*"], "new_value": "present"})
+        );
+        assert_eq!(
+            missing_with_forms(["b", "a", "b"]).to_json(),
+            json!({"type": "missing", "path": ["*"], "new_value": "missing with forms {'a', 'b'}"})
         );
     }
 

@@ -112,6 +112,29 @@ impl State {
         )
     }
 
+    /// Which forms name each of these cases, by what is staged: forms that were processed, or that a replay refused. As
+    /// (case, form), in order.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn forms_naming(
+        &self,
+        id: MigrationId,
+        case_ids: &[String],
+    ) -> Result<Vec<(String, String)>, StateError> {
+        let (buckets, ids) = with_buckets(case_ids);
+        Ok(sqlx::query_as(
+            "select s.case_id, s.form_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+             join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+             order by s.case_id, s.form_id",
+        )
+        .bind(id.0)
+        .bind(&buckets)
+        .bind(&ids)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
     /// Records comparisons and ends the claim. A comparison whose case has been replayed meanwhile is dropped: the case
     /// stays pending and is compared again. Gives how many were dropped.
     ///

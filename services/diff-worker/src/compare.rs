@@ -1,71 +1,97 @@
-//! The comparison of one case, from what was read of both sides.
+//! From a first look at cases to what is recorded of them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
-use docdiff::{AbsentFrom, ChangeReason, Diff, DiffType, PathElement, RecordedDiff, Side, missing_document};
-use proto::ids::Domain;
+use docdiff::{AbsentFrom, ChangeReason, Diff, RecordedDiff, missing_document};
 use proto::rows::CaseBundle;
-use serde_json::{Value, json};
+use serde_json::Value;
 use service::worker::BatchFailure;
+use state::batch::Claim;
 use state::diff_stage::{CaseComparison, CaseToDiff};
 
-use crate::lookup::Forms;
+use crate::DiffHandler;
+use crate::patches::Patches;
+use crate::sides::{Look, Sides};
 
-/// The state of a soft-deleted form, a bit of its `state` column.
-const FORM_DELETED: i16 = 64;
+/// What is recorded of cases, by case; those of which there is nothing to record are absent.
+pub(crate) type Records = HashMap<String, Vec<RecordedDiff>>;
 
-/// What was read of a case.
-pub(crate) struct Sides<'a> {
-    /// Domain that is migrated.
-    pub(crate) domain: &'a Domain,
-    /// The Couch document.
-    pub(crate) couch: Option<&'a Value>,
-    /// The SQL rows.
-    pub(crate) sql: Option<&'a CaseBundle>,
-    /// Forms that the Couch case names; looked up only when there are differences.
-    pub(crate) forms: &'a Forms,
-}
-
-/// Ids of the forms that a Couch case names, in its list and in its actions.
-pub(crate) fn form_ids(couch: &Value) -> impl Iterator<Item = &str> {
-    let list = |key: &str| couch.get(key).and_then(Value::as_array).into_iter().flatten();
-    let acted = list("actions").filter_map(|action| action.get("xform_id"));
-    list("xform_ids").chain(acted).filter_map(Value::as_str)
-}
-
-/// Whether Couch has changed this case since the cut-off. A case without a readable date counts as old.
-pub(crate) fn is_later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> bool {
-    let modified = couch.get("server_modified_on").and_then(Value::as_str);
-    match (
-        modified.and_then(|text| DateTime::parse_from_rfc3339(text).ok()),
-        cutoff,
-    ) {
-        (Some(modified), Some(cutoff)) => modified > cutoff,
-        _ => false,
-    }
-}
-
-/// Compares a case; its ledgers are compared apart.
-pub(crate) fn compare(sides: &Sides<'_>, no_action: &HashSet<String>) -> Result<Vec<RecordedDiff>, BatchFailure> {
-    if is_foreign(sides) {
-        return Ok(Vec::new());
-    }
-    let as_diffs = |diffs: Vec<Diff>| {
-        diffs
-            .into_iter()
-            .map(|diff| RecordedDiff::of_case(diff, None))
-            .collect()
-    };
-    Ok(match (sides.couch, sides.sql) {
-        (None, None) => Vec::new(),
-        (Some(couch), Some(sql)) => as_diffs(both(couch, sql, sides, no_action)?),
-        (Some(couch), None) => {
-            let reason = all_forms_deleted(couch, sides).then_some(ChangeReason::DeletedForms);
-            vec![RecordedDiff::of_case(missing_document(AbsentFrom::Sql), reason)]
+impl DiffHandler {
+    /// Judges what a first look at these cases has told.
+    pub(crate) async fn judge_cases(
+        &self,
+        claim: &Claim,
+        sides: &Sides,
+        looks: Vec<(&str, Look)>,
+        patches: &Patches,
+    ) -> Result<Records, BatchFailure> {
+        let mut records = Records::new();
+        let (mut differing, mut only_couch, mut nowhere) = (Vec::new(), Vec::new(), Vec::new());
+        for (case_id, look) in looks {
+            match look {
+                Look::Equal => {}
+                Look::Differ(diffs) if patches.account_for(case_id, &diffs) => {}
+                Look::Differ(diffs) => differing.push((case_id, diffs)),
+                Look::OtherDomain(diff) => drop(records.insert(case_id.to_owned(), as_diffs(vec![diff]))),
+                Look::OnlyCouch => only_couch.push(case_id),
+                Look::OnlySql => {
+                    let diffs = as_diffs(vec![missing_document(AbsentFrom::Couch)]);
+                    records.insert(case_id.to_owned(), diffs);
+                }
+                Look::Nowhere => nowhere.push(case_id.to_owned()),
+            }
         }
-        (None, Some(_)) => as_diffs(vec![missing_document(AbsentFrom::Couch)]),
-    })
+        records.extend(self.judge_differing(sides, differing).await?);
+        records.extend(self.judge_absent(sides, only_couch).await?);
+        records.extend(self.judge_nowhere(claim, nowhere).await?);
+        Ok(records)
+    }
+
+    /// Cases that differ, and not as a patch form leaves them.
+    async fn judge_differing(&self, sides: &Sides, differing: Vec<(&str, Vec<Diff>)>) -> Result<Records, BatchFailure> {
+        let mut unknown: HashSet<String> = HashSet::new();
+        for (case_id, _) in &differing {
+            if let (Some(couch), Some(sql)) = (sides.couch.get(*case_id), sides.sql.get(*case_id)) {
+                unknown.extend(acted_in_couch_only(couch, sql).map(str::to_owned));
+            }
+        }
+        let forms = self.look_up_forms(unknown).await?;
+        let mut records = Records::new();
+        for (case_id, mut diffs) in differing {
+            if let (Some(couch), Some(sql)) = (sides.couch.get(case_id), sides.sql.get(case_id)) {
+                let sql = docdiff::sqljson::case_json(sql);
+                diffs.extend(docdiff::form_check(couch, &sql, &|form_id| forms.states(form_id)));
+            }
+            records.insert(case_id.to_owned(), as_diffs(diffs));
+        }
+        Ok(records)
+    }
+}
+
+/// Forms that the Couch case's actions name, and no transaction of the SQL case.
+fn acted_in_couch_only<'a>(couch: &'a Value, sql: &'a CaseBundle) -> impl Iterator<Item = &'a str> {
+    let known: HashSet<&str> = sql
+        .transactions
+        .iter()
+        .filter_map(|row| row.form_id.as_deref())
+        .collect();
+    let actions = couch.get("actions").and_then(Value::as_array).into_iter().flatten();
+    actions
+        .filter_map(|action| action.get("xform_id").and_then(Value::as_str))
+        .filter(move |form_id| !known.contains(form_id))
+}
+
+/// Differences that nothing explains.
+pub(crate) fn as_diffs(diffs: Vec<Diff>) -> Vec<RecordedDiff> {
+    as_records(diffs, None)
+}
+
+/// Differences with the reason for which they are expected, if there is one.
+pub(crate) fn as_records(diffs: Vec<Diff>, reason: Option<ChangeReason>) -> Vec<RecordedDiff> {
+    diffs
+        .into_iter()
+        .map(|diff| RecordedDiff::of_case(diff, reason))
+        .collect()
 }
 
 /// What is recorded of a case and its ledgers: differences without a reason are diffs, the others changes.
@@ -93,74 +119,17 @@ pub(crate) fn recorded(
     }
 }
 
-/// A case of another domain, which a form of this one names: the form is on record for it, and the case is not ours to
-/// compare.
-fn is_foreign(sides: &Sides<'_>) -> bool {
-    let domain = Some(sides.domain.as_str());
-    let couch_is_ours = sides
-        .couch
-        .is_some_and(|doc| doc.get("domain").and_then(Value::as_str) == domain);
-    let sql_is_ours = sides
-        .sql
-        .is_some_and(|bundle| Some(bundle.case.domain.as_str()) == domain);
-    !couch_is_ours && !sql_is_ours
-}
-
-fn both(
-    couch: &Value,
-    sql: &CaseBundle,
-    sides: &Sides<'_>,
-    no_action: &HashSet<String>,
-) -> Result<Vec<Diff>, BatchFailure> {
-    let couch_domain = couch.get("domain").and_then(Value::as_str).unwrap_or_default();
-    let domain = sides.domain.as_str();
-    if couch_domain != domain {
-        return Ok(vec![domain_diff(couch_domain, domain)]);
-    }
-    if sql.case.domain != domain {
-        return Ok(vec![domain_diff(domain, &sql.case.domain)]);
-    }
-    let sql_json = docdiff::sqljson::case_json(sql);
-    let mut diffs = docdiff::diff_case(couch, &sql_json, no_action)
-        .map_err(|_| BatchFailure::defect("a case document of an unknown type was compared"))?;
-    if !diffs.is_empty() {
-        diffs.extend(docdiff::form_check(couch, &sql_json, &|form_id| {
-            sides.forms.states(form_id)
-        }));
-    }
-    Ok(diffs)
-}
-
-/// Whether the forms that the Couch case names are all soft-deleted in SQL. A case that names none counts.
-fn all_forms_deleted(couch: &Value, sides: &Sides<'_>) -> bool {
-    let listed = couch.get("xform_ids").and_then(Value::as_array).into_iter().flatten();
-    listed.filter_map(Value::as_str).all(|id| {
-        sides
-            .forms
-            .sql
-            .get(id)
-            .is_some_and(|form| form.form.state & FORM_DELETED != 0)
-    })
-}
-
-fn domain_diff(old: &str, new: &str) -> Diff {
-    Diff {
-        diff_type: DiffType::Diff,
-        path: vec![PathElement::Key("domain".into())],
-        old: Side::Value(json!(old)),
-        new: Side::Value(json!(new)),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn record(ledger: Option<&str>, reason: Option<ChangeReason>) -> RecordedDiff {
         RecordedDiff {
             ledger: ledger.map(str::to_owned),
-            ..RecordedDiff::of_case(domain_diff("a", "b"), reason)
+            ..RecordedDiff::of_case(missing_document(AbsentFrom::Sql), reason)
         }
     }
 
@@ -188,8 +157,8 @@ mod tests {
             ("CommCareCase", 3, Some("7-x"))
         );
         let diffs: Value = serde_json::from_str(&found.diffs.unwrap()).unwrap();
-        assert_eq!(diffs[0]["path"], json!(["domain"]));
-        assert_eq!(diffs[1]["path"], json!({"stock_id": "c/stock/p", "path": ["domain"]}));
+        assert_eq!(diffs[0]["path"], json!(["*"]));
+        assert_eq!(diffs[1]["path"], json!({"stock_id": "c/stock/p", "path": ["*"]}));
         assert_eq!(diffs.as_array().unwrap().len(), 2);
         let (changes, reason) = found.changes.unwrap();
         let changes: Value = serde_json::from_str(&changes).unwrap();
@@ -199,12 +168,5 @@ mod tests {
 
         let equal = recorded(&case, Some(&couch), None, Vec::new());
         assert_eq!((equal.diffs, equal.changes), (None, None));
-    }
-
-    #[test]
-    fn a_case_names_forms_in_its_list_and_in_its_actions() {
-        let couch = json!({"xform_ids": ["a", "b", null], "actions": [{"xform_id": "b"}, {"xform_id": "c"}, {}]});
-        assert_eq!(form_ids(&couch).collect::<Vec<_>>(), ["a", "b", "b", "c"]);
-        assert_eq!(form_ids(&json!({})).count(), 0);
     }
 }

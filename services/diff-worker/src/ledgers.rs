@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use docdiff::{CaseLedgers, LedgerDifference, RecordedDiff, compare_ledgers, has_duplicates};
+use docdiff::{CaseLedgers, DifferenceKind, LedgerDifference, RecordedDiff, compare_ledgers, has_duplicates};
 use hqsql::StockStates;
 use proto::ids::Domain;
 use proto::rows::CaseBundle;
@@ -11,7 +11,8 @@ use serde_json::Value;
 use service::worker::BatchFailure;
 
 use crate::DiffHandler;
-use crate::lookup::Forms;
+use crate::patches::Patches;
+use crate::sides::domain_of;
 
 /// Ledger differences of a batch, by case, before it is known what they mean.
 pub(crate) type Differences = HashMap<String, Vec<LedgerDifference>>;
@@ -100,13 +101,17 @@ impl DiffHandler {
         })
     }
 
-    /// What the differences are recorded as: diffs and changes of each case.
+    /// What the differences are recorded as: diffs and changes of each case. Of ledgers that a patch form has brought as
+    /// far as it could, nothing is.
     pub(crate) async fn judge_ledgers(
         &self,
         domain: &Domain,
         differences: Differences,
-        forms: &Forms,
+        patches: &Patches,
     ) -> Result<HashMap<String, Vec<RecordedDiff>>, BatchFailure> {
+        let last_forms = differences.values().flatten();
+        let last_forms = last_forms.filter_map(|found| found.form_id().map(str::to_owned));
+        let forms = self.look_up_forms(last_forms.collect()).await?;
         let suspects: HashSet<&LedgerRef> = differences
             .values()
             .flatten()
@@ -130,16 +135,15 @@ impl DiffHandler {
                 let records = differences.into_iter().flat_map(|found| {
                     let form = found.form_id().map(|form_id| forms.states(form_id));
                     let duplicates = found.may_be_duplicate() && has_duplicates(&found.ledger, &repeated, &references);
-                    found.judge(form, duplicates).into_records()
+                    let may_be_patched = !matches!(found.kind, DifferenceKind::OnlyCouch(_));
+                    let verdict = found.judge(form, duplicates);
+                    let is_patched = may_be_patched && patches.account_for_ledger(&verdict);
+                    (!is_patched).then(|| verdict.into_records()).into_iter().flatten()
                 });
                 (case_id, records.collect())
             })
             .collect())
     }
-}
-
-fn domain_of(document: &Value) -> &str {
-    document.get("domain").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn key(ledger: &LedgerRef) -> (&str, &str, &str) {

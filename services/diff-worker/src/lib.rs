@@ -3,9 +3,13 @@
 //! Both sides are read back from their databases, never taken from what a writer had in memory. The worker records what it
 //! found together with the generation and the `_rev` that it compared; it writes no case and moves no migration.
 
+mod absent;
 mod compare;
+mod couch_forms;
 mod ledgers;
 mod lookup;
+mod patches;
+mod sides;
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,8 +25,7 @@ use state::State;
 use state::batch::Claim;
 use state::diff_stage::{CaseComparison, DiffScope};
 
-use crate::compare::{Sides, form_ids};
-use crate::lookup::Forms;
+use crate::sides::{Sides, is_later};
 
 /// Cases compared at once: bounds the memory of a batch, whatever its documents weigh on average.
 const CASES_AT_ONCE: usize = 100;
@@ -48,6 +51,32 @@ impl DiffHandler {
 
     /// Compares cases. Those that Couch has changed since the cut-off are left out: their newest forms are not migrated yet.
     async fn compare(&self, claim: &Claim, mut part: DiffScope) -> Result<Vec<CaseComparison>, BatchFailure> {
+        let sides = self.read_sides(claim, &mut part).await?;
+        let ledgers = self
+            .compare_ledgers(&claim.domain, part.couch_stock, &sides.couch, &sides.sql)
+            .await?;
+        let mut looks = Vec::with_capacity(part.cases.len());
+        for case in &part.cases {
+            looks.push((case.case_id.as_str(), sides.look(&case.case_id)?));
+        }
+        // Few cases differ. Only for them is more read, together for all of them.
+        let patches = self.read_patches(&sides, &looks, &ledgers).await?;
+        let mut ledgers = self.judge_ledgers(&claim.domain, ledgers, &patches).await?;
+        let mut records = self.judge_cases(claim, &sides, looks, &patches).await?;
+        Ok(part
+            .cases
+            .iter()
+            .map(|case| {
+                let mut records = records.remove(&case.case_id).unwrap_or_default();
+                records.extend(ledgers.remove(&case.case_id).unwrap_or_default());
+                let (couch, sql) = (sides.couch.get(&case.case_id), sides.sql.get(&case.case_id));
+                compare::recorded(case, couch, sql, records)
+            })
+            .collect())
+    }
+
+    /// Reads both sides, and takes the cases that are too new out of the part.
+    async fn read_sides(&self, claim: &Claim, part: &mut DiffScope) -> Result<Sides, BatchFailure> {
         let ids: Vec<String> = part.cases.iter().map(|case| case.case_id.clone()).collect();
         let (couch, sql) = tokio::join!(self.forms_db.bulk_get(&ids), self.target.read_cases(&ids));
         let mut couch_docs: HashMap<String, Value> = HashMap::new();
@@ -60,54 +89,19 @@ impl DiffHandler {
         }
         part.cases.retain(|case| {
             let couch = couch_docs.get(&case.case_id);
-            !couch.is_some_and(|couch| compare::is_later(couch, part.cutoff))
+            !couch.is_some_and(|couch| is_later(couch, part.cutoff))
         });
-        couch_docs.retain(|_, couch| !compare::is_later(couch, part.cutoff));
-        let sql_cases: HashMap<String, CaseBundle> = sql?
+        couch_docs.retain(|_, couch| !is_later(couch, part.cutoff));
+        let sql: HashMap<String, CaseBundle> = sql?
             .into_iter()
             .map(|bundle| (bundle.case.case_id.clone(), bundle))
             .collect();
-        let no_action = self.no_action_forms(claim, &sql_cases).await?;
-
-        let ledgers = self
-            .compare_ledgers(&claim.domain, part.couch_stock, &couch_docs, &sql_cases)
-            .await?;
-
-        let nothing = Forms::default();
-        let sides = |case_id: &str, forms| Sides {
-            domain: &claim.domain,
-            couch: couch_docs.get(case_id),
-            sql: sql_cases.get(case_id),
-            forms,
-        };
-        let mut found = Vec::with_capacity(part.cases.len());
-        // Few cases differ. Only for them is it asked what their forms are, which decides how the differences are recorded.
-        let mut form_ids_wanted: HashSet<String> = ledgers
-            .values()
-            .flatten()
-            .filter_map(|difference| difference.form_id().map(str::to_owned))
-            .collect();
-        for case in &part.cases {
-            let records = compare::compare(&sides(&case.case_id, &nothing), &no_action)?;
-            if let (false, Some(couch)) = (records.is_empty(), couch_docs.get(&case.case_id)) {
-                form_ids_wanted.extend(form_ids(couch).map(str::to_owned));
-            }
-            found.push(records);
-        }
-        let forms = self.look_up_forms(form_ids_wanted).await?;
-        let mut ledgers = self.judge_ledgers(&claim.domain, ledgers, &forms).await?;
-        part.cases
-            .iter()
-            .zip(found)
-            .map(|(case, mut records)| {
-                let sides = sides(&case.case_id, &forms);
-                if !records.is_empty() {
-                    records = compare::compare(&sides, &no_action)?;
-                }
-                records.extend(ledgers.remove(&case.case_id).unwrap_or_default());
-                Ok(compare::recorded(case, sides.couch, sides.sql, records))
-            })
-            .collect()
+        Ok(Sides {
+            domain: claim.domain.clone(),
+            no_action: self.no_action_forms(claim, &sql).await?,
+            couch: couch_docs,
+            sql,
+        })
     }
 
     async fn no_action_forms(

@@ -2,28 +2,35 @@
 
 use std::collections::{HashMap, HashSet};
 
-use blobs::{FORM_XML, Wanted, gunzip};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use couch::Outcome;
 use docdiff::{FormState, LedgerReferences};
 use proto::ids::Domain;
-use proto::rows::{BlobMetaRow, FormBundle};
-use serde_json::Value;
 use service::worker::BatchFailure;
 
 use crate::DiffHandler;
+use crate::sides::domain_of;
 
-/// `form.xml` above this many bytes is not read.
-const MAX_XML_BYTES: usize = 64 * 1024 * 1024;
+/// Forms that are looked up at once.
+const FORMS_AT_ONCE: usize = 2000;
+
+/// The state of a normal form.
+const FORM_NORMAL: i16 = 1;
+/// The state of a soft-deleted form, a bit of its `state` column.
+const FORM_DELETED: i16 = 64;
 
 /// Where forms are.
 #[derive(Debug, Default)]
 pub(crate) struct Forms {
-    /// Those that SQL has.
-    pub(crate) sql: HashMap<String, FormBundle>,
+    sql: HashMap<String, SqlForm>,
     couch: HashSet<String>,
     blobs: HashSet<String>,
+}
+
+/// What SQL says of a form.
+#[derive(Clone, Copy, Debug)]
+struct SqlForm {
+    state: i16,
+    is_complete: bool,
 }
 
 impl Forms {
@@ -43,28 +50,42 @@ impl Forms {
         };
         (couch, sql)
     }
+
+    /// Whether SQL has the form, soft-deleted.
+    pub(crate) fn is_deleted_in_sql(&self, form_id: &str) -> bool {
+        self.sql.get(form_id).is_some_and(|form| form.state & FORM_DELETED != 0)
+    }
+
+    /// Whether SQL has the form as a normal one that was processed completely, or has no such form.
+    pub(crate) fn is_processed_or_absent_in_sql(&self, form_id: &str) -> bool {
+        self.sql
+            .get(form_id)
+            .is_none_or(|form| form.is_complete && form.state == FORM_NORMAL)
+    }
 }
 
 impl DiffHandler {
     /// Looks for these forms on both sides, and for the blobs of those that Couch lacks.
     pub(crate) async fn look_up_forms(&self, ids: HashSet<String>) -> Result<Forms, BatchFailure> {
-        if ids.is_empty() {
-            return Ok(Forms::default());
-        }
         let mut ids: Vec<String> = ids.into_iter().collect();
         ids.sort_unstable();
-        let (in_couch, in_sql) = tokio::join!(self.forms_db.all_docs_exist(&ids), self.target.read_forms(&ids));
-        let (present, absent): (Vec<_>, Vec<_>) = in_couch?.into_iter().partition(|(_, rev)| rev.is_some());
-        let absent: Vec<String> = absent.into_iter().map(|(id, _)| id).collect();
-        let blobs = self.target.read_blobmeta(&absent).await?;
-        Ok(Forms {
-            sql: in_sql?
-                .into_iter()
-                .map(|bundle| (bundle.form.form_id.clone(), bundle))
-                .collect(),
-            couch: present.into_iter().map(|(id, _)| id).collect(),
-            blobs: blobs.into_iter().map(|row| row.parent_id).collect(),
-        })
+        let mut forms = Forms::default();
+        for ids in ids.chunks(FORMS_AT_ONCE) {
+            let (in_couch, in_sql) = tokio::join!(self.forms_db.all_docs_exist(ids), self.target.read_forms(ids));
+            let (present, absent): (Vec<_>, Vec<_>) = in_couch?.into_iter().partition(|(_, rev)| rev.is_some());
+            let absent: Vec<String> = absent.into_iter().map(|(id, _)| id).collect();
+            let blobs = self.target.read_blobmeta(&absent).await?;
+            forms.couch.extend(present.into_iter().map(|(id, _)| id));
+            forms.blobs.extend(blobs.into_iter().map(|row| row.parent_id));
+            forms.sql.extend(in_sql?.into_iter().map(|bundle| {
+                let form = SqlForm {
+                    state: bundle.form.state,
+                    is_complete: bundle.form.initial_processing_complete,
+                };
+                (bundle.form.form_id, form)
+            }));
+        }
+        Ok(forms)
     }
 
     /// How often each of these Couch forms names each ledger. Forms that are not there, belong to another domain, or
@@ -76,50 +97,18 @@ impl DiffHandler {
     ) -> Result<HashMap<String, LedgerReferences>, BatchFailure> {
         let mut ids: Vec<String> = form_ids.into_iter().collect();
         ids.sort_unstable();
-        let (fetched, metas) = tokio::join!(self.forms_db.bulk_get(&ids), self.target.read_blobmeta(&ids));
-        let metas = metas?;
-        let mut wanted = Vec::new();
-        for found in fetched? {
-            let document = match found.outcome {
-                Outcome::Found(document) => document,
-                Outcome::Missing | Outcome::Deleted { .. } => continue,
-                Outcome::Failed(error) => return Err(error.into()),
-            };
-            if document.get("domain").and_then(Value::as_str) != Some(domain.as_str()) {
-                continue;
-            }
-            let Ok(refs) = blobs::blob_refs(self.forms_db.name(), &found.id, &document) else {
-                continue;
-            };
-            if let Some(blob) = refs.into_iter().find(|blob| blob.name == FORM_XML) {
-                wanted.push(Wanted { doc_id: found.id, blob });
-            }
-        }
         let mut references = HashMap::new();
-        for (want, read) in wanted.iter().zip(self.blobs.fetch_many(&self.forms_db, &wanted).await?) {
-            let bytes = match read {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => continue,
-                Err(error) if error.kind() == blobs::ErrorKind::Document => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if let Some(counted) = plain(want, bytes, &metas).as_deref().and_then(count) {
-                references.insert(want.doc_id.clone(), counted);
+        self.each_couch_form(&ids, &mut |form_id, form| {
+            let is_ours = form
+                .document
+                .as_ref()
+                .is_some_and(|document| domain_of(document) == domain.as_str());
+            if is_ours && let Some(counted) = form.xml.as_deref().and_then(count) {
+                references.insert(form_id.to_owned(), counted);
             }
-        }
+        })
+        .await?;
         Ok(references)
-    }
-}
-
-/// The XML itself: what the blob store keeps may be compressed, as its metadata says.
-fn plain(want: &Wanted, bytes: Bytes, metas: &[BlobMetaRow]) -> Option<Bytes> {
-    let is_compressed = |row: &BlobMetaRow| {
-        row.parent_id == want.doc_id && want.blob.key.as_ref() == Some(&row.key) && row.compressed_length.is_some()
-    };
-    if metas.iter().any(is_compressed) {
-        gunzip(&bytes, MAX_XML_BYTES).ok()
-    } else {
-        Some(bytes)
     }
 }
 

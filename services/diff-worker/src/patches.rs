@@ -1,0 +1,178 @@
+//! Patch forms: what those of a batch of cases recorded, read from their XML, all of them together.
+
+use std::collections::{HashMap, HashSet};
+
+use docdiff::{
+    Diff, LedgerFacts, LedgerVerdict, PATCH_XMLNS, PatchRecord, is_case_patched, is_ledger_patched,
+    possible_patch_forms,
+};
+use hqsql::StockStates;
+use proto::rows::{BlobMetaRow, CaseBundle};
+use proto::stock::{LedgerRef, StockTransactionRow};
+use service::worker::BatchFailure;
+
+use crate::DiffHandler;
+use crate::couch_forms::{plain, xml_row};
+use crate::ledgers::Differences;
+use crate::sides::{Look, Sides, listed_forms};
+
+/// Forms whose rows are read at once.
+const FORMS_AT_ONCE: usize = 200;
+
+/// A bit of a transaction's type: a form touched the case.
+const FORM_TRANSACTION: i16 = 1;
+
+/// What the patch forms of a batch of cases recorded, and what else it takes to say whether a document is patched.
+#[derive(Debug, Default)]
+pub(crate) struct Patches {
+    /// By form.
+    records: HashMap<String, PatchRecord>,
+    /// By case with ledgers that differ: its patch forms, the newest first.
+    of_case: HashMap<String, Vec<(String, PatchRecord)>>,
+    has_state: HashSet<LedgerRef>,
+    transactions: HashMap<LedgerRef, Vec<StockTransactionRow>>,
+}
+
+impl Patches {
+    /// Whether the differences of a case are what patch forms have left.
+    pub(crate) fn account_for(&self, case_id: &str, diffs: &[Diff]) -> bool {
+        let Some(form_ids) = possible_patch_forms(diffs) else {
+            return false;
+        };
+        let records: Vec<PatchRecord> = form_ids
+            .into_iter()
+            .filter_map(|form_id| self.records.get(form_id).cloned())
+            .collect();
+        is_case_patched(case_id, diffs, &records)
+    }
+
+    /// Whether the differences of a ledger are what patch forms have left.
+    pub(crate) fn account_for_ledger(&self, verdict: &LedgerVerdict) -> bool {
+        let Some(patches) = self.of_case.get(&verdict.ledger.case_id) else {
+            return false;
+        };
+        let facts = LedgerFacts {
+            ledger: &verdict.ledger.to_string(),
+            has_state: self.has_state.contains(&verdict.ledger),
+            transactions: self.transactions.get(&verdict.ledger).map_or(&[], Vec::as_slice),
+        };
+        is_ledger_patched(&verdict.diffs, &facts, patches)
+    }
+}
+
+impl DiffHandler {
+    /// Reads the patch forms that may account for what was found.
+    pub(crate) async fn read_patches(
+        &self,
+        sides: &Sides,
+        looks: &[(&str, Look)],
+        ledgers: &Differences,
+    ) -> Result<Patches, BatchFailure> {
+        let mut wanted: HashSet<&str> = HashSet::new();
+        for (_, look) in looks {
+            if let Look::Differ(diffs) = look {
+                wanted.extend(possible_patch_forms(diffs).unwrap_or_default());
+            }
+        }
+        let mut of_ledgers: Vec<(&str, Vec<&str>)> = Vec::new();
+        for case_id in ledgers.keys() {
+            let forms = forms_of_sql_only(sides, case_id);
+            wanted.extend(&forms);
+            of_ledgers.push((case_id, forms));
+        }
+        let mut ids: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+        ids.sort_unstable();
+        let mut patches = Patches::default();
+        for ids in ids.chunks(FORMS_AT_ONCE) {
+            patches.records.extend(self.patch_records(sides, ids).await?);
+        }
+        for (case_id, forms) in of_ledgers {
+            let patch = |form_id: &str| Some((form_id.to_owned(), patches.records.get(form_id)?.clone()));
+            let forms: Vec<_> = forms.into_iter().filter_map(patch).collect();
+            if !forms.is_empty() {
+                patches.of_case.insert(case_id.to_owned(), forms);
+            }
+        }
+        self.read_facts(&mut patches).await?;
+        Ok(patches)
+    }
+
+    /// The patch forms among these forms. One whose XML cannot be read recorded nothing.
+    async fn patch_records(&self, sides: &Sides, ids: &[String]) -> Result<Vec<(String, PatchRecord)>, BatchFailure> {
+        let forms = self.target.read_forms(ids).await?;
+        let ids: Vec<String> = forms
+            .into_iter()
+            .filter(|bundle| bundle.form.xmlns == PATCH_XMLNS && bundle.form.domain == sides.domain.as_str())
+            .map(|bundle| bundle.form.form_id)
+            .collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
+        for row in self.target.read_blobmeta(&ids).await? {
+            rows.entry(row.parent_id.clone()).or_default().push(row);
+        }
+        let keys: HashMap<&str, &str> = rows
+            .iter()
+            .filter_map(|(form_id, rows)| Some((form_id.as_str(), xml_row(rows)?.key.as_str())))
+            .collect();
+        let wanted: Vec<(&str, &str)> = keys.into_iter().collect();
+        let read = self
+            .blobs
+            .get_many(wanted.iter().map(|(_, key)| (*key).to_owned()).collect())
+            .await;
+        let mut records: HashMap<&str, PatchRecord> = HashMap::new();
+        for ((form_id, key), bytes) in wanted.iter().zip(read) {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == blobs::ErrorKind::Document => None,
+                Err(error) => return Err(error.into()),
+            };
+            let rows = rows.get(*form_id).map_or(&[][..], Vec::as_slice);
+            let xml = bytes.and_then(|bytes| plain(Some(key), bytes, rows));
+            if let Some(body) = xml.and_then(|xml| xform::form_json(&xml).ok()) {
+                records.insert(form_id, PatchRecord::of_form(&body));
+            }
+        }
+        Ok(ids
+            .iter()
+            .map(|id| (id.clone(), records.remove(id.as_str()).unwrap_or_default()))
+            .collect())
+    }
+
+    /// What HQ's stock tables say of the ledgers of cases with patch forms.
+    async fn read_facts(&self, patches: &mut Patches) -> Result<(), BatchFailure> {
+        let mut case_ids: Vec<String> = patches.of_case.keys().cloned().collect();
+        if case_ids.is_empty() {
+            return Ok(());
+        }
+        case_ids.sort_unstable();
+        let (states, transactions) = tokio::join!(
+            self.target.stock_states(&case_ids, StockStates::WithArchived),
+            self.target.stock_transactions(&case_ids),
+        );
+        patches.has_state = states?.into_iter().map(|state| state.ledger).collect();
+        for row in transactions? {
+            patches.transactions.entry(row.ledger.clone()).or_default().push(row);
+        }
+        Ok(())
+    }
+}
+
+/// Forms of the SQL case that the Couch case does not list, the newest first: only among them are patch forms, which Couch
+/// never sees.
+fn forms_of_sql_only<'a>(sides: &'a Sides, case_id: &str) -> Vec<&'a str> {
+    let couch: HashSet<&str> = sides.couch.get(case_id).into_iter().flat_map(listed_forms).collect();
+    let rows = sides
+        .sql
+        .get(case_id)
+        .into_iter()
+        .flat_map(|bundle: &CaseBundle| &bundle.transactions);
+    let mut forms: Vec<&str> = rows
+        .filter(|row| row.kind & FORM_TRANSACTION != 0 && !row.revoked)
+        .filter_map(|row| row.form_id.as_deref())
+        .filter(|form_id| !couch.contains(form_id))
+        .collect();
+    forms.reverse();
+    forms
+}
