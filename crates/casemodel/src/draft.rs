@@ -10,7 +10,7 @@ use crate::{columns, iso8601, pyjson};
 
 /// Keys of an update that HQ drops: they are names of the block itself, of known properties, or of what other parts of HQ
 /// maintain.
-const RESTRICTED: [&str; 8] = [
+pub(crate) const RESTRICTED: [&str; 8] = [
     "case_id",
     "@case_id",
     "date_modified",

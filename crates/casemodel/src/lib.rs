@@ -16,6 +16,7 @@
 //! * `ledgers`, `quantity`: its ledgers, and the numbers they are computed with;
 //! * `columns`: what a column can hold;
 //! * `copied`: a deleted case taken over from its Couch document;
+//! * [`couch_rebuild`]: a Couch case as Couch itself would make it anew from its forms, to be compared with SQL's;
 //! * [`pyjson`]: JSON as Python writes it, for the columns that hold JSON text.
 //!
 //! The same inputs give the same rows: no clock, random number or input order decides anything here.
@@ -27,6 +28,7 @@ use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
 mod attachments;
 mod columns;
 mod copied;
+pub mod couch_rebuild;
 mod draft;
 mod error;
 mod indices;

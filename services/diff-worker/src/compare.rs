@@ -11,7 +11,7 @@ use state::diff_stage::{CaseComparison, CaseToDiff};
 
 use crate::DiffHandler;
 use crate::patches::Patches;
-use crate::sides::{Look, Sides};
+use crate::sides::{Look, Sides, acting_forms};
 
 /// What is recorded of cases, by case; those of which there is nothing to record are absent.
 pub(crate) type Records = HashMap<String, Vec<RecordedDiff>>;
@@ -41,14 +41,21 @@ impl DiffHandler {
                 Look::Nowhere => nowhere.push(case_id.to_owned()),
             }
         }
-        records.extend(self.judge_differing(sides, differing).await?);
+        records.extend(self.judge_differing(claim, sides, differing).await?);
         records.extend(self.judge_absent(sides, only_couch).await?);
         records.extend(self.judge_nowhere(claim, nowhere).await?);
         Ok(records)
     }
 
-    /// Cases that differ, and not as a patch form leaves them.
-    async fn judge_differing(&self, sides: &Sides, differing: Vec<(&str, Vec<Diff>)>) -> Result<Records, BatchFailure> {
+    /// Cases that differ, and not as a patch form leaves them. If Couch lacks a form that it has applied, that is on record,
+    /// and no more is asked. Otherwise the case is rebuilt as Couch's processor would do it from its forms: where that agrees
+    /// with SQL, the differences are expected.
+    async fn judge_differing(
+        &self,
+        claim: &Claim,
+        sides: &Sides,
+        differing: Vec<(&str, Vec<Diff>)>,
+    ) -> Result<Records, BatchFailure> {
         let mut unknown: HashSet<String> = HashSet::new();
         for (case_id, _) in &differing {
             if let (Some(couch), Some(sql)) = (sides.couch.get(*case_id), sides.sql.get(*case_id)) {
@@ -56,13 +63,39 @@ impl DiffHandler {
             }
         }
         let forms = self.look_up_forms(unknown).await?;
+        let form_check = |couch: &Value, case_id: &str| {
+            let sql = docdiff::sqljson::case_json(sides.sql.get(case_id)?);
+            docdiff::form_check(couch, &sql, &|form_id| forms.states(form_id))
+        };
         let mut records = Records::new();
+        let mut open: HashMap<&str, Vec<Diff>> = HashMap::new();
+        let mut to_rebuild = Vec::new();
         for (case_id, mut diffs) in differing {
-            if let (Some(couch), Some(sql)) = (sides.couch.get(case_id), sides.sql.get(case_id)) {
-                let sql = docdiff::sqljson::case_json(sql);
-                diffs.extend(docdiff::form_check(couch, &sql, &|form_id| forms.states(form_id)));
+            match sides.couch.get(case_id).and_then(|couch| form_check(couch, case_id)) {
+                Some(check) => {
+                    diffs.push(check);
+                    records.insert(case_id.to_owned(), as_diffs(diffs));
+                }
+                None => {
+                    open.insert(case_id, diffs);
+                    to_rebuild.push(case_id);
+                }
             }
-            records.insert(case_id.to_owned(), as_diffs(diffs));
+        }
+        for group in self.forms_to_rebuild_from(claim, sides, &to_rebuild).await? {
+            let mut rebuilt = self.rebuild_couch_cases(sides, &group).await?;
+            for case in &group {
+                let (Some(diffs), Some(sql)) = (open.remove(case.case_id), sides.sql.get(case.case_id)) else {
+                    continue;
+                };
+                // The actions of a rebuilt case name forms that Couch has: a form check of it would find nothing.
+                let agrees = match rebuilt.remove(case.case_id) {
+                    Some(rebuilt) => sides.diff(&rebuilt, &docdiff::sqljson::case_json(sql))?.is_empty(),
+                    None => false,
+                };
+                let reason = agrees.then_some(ChangeReason::RebuildCase);
+                records.insert(case.case_id.to_owned(), as_records(diffs, reason));
+            }
         }
         Ok(records)
     }
@@ -75,10 +108,7 @@ fn acted_in_couch_only<'a>(couch: &'a Value, sql: &'a CaseBundle) -> impl Iterat
         .iter()
         .filter_map(|row| row.form_id.as_deref())
         .collect();
-    let actions = couch.get("actions").and_then(Value::as_array).into_iter().flatten();
-    actions
-        .filter_map(|action| action.get("xform_id").and_then(Value::as_str))
-        .filter(move |form_id| !known.contains(form_id))
+    acting_forms(couch).filter(move |form_id| !known.contains(form_id))
 }
 
 /// Differences that nothing explains.

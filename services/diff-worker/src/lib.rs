@@ -6,6 +6,7 @@
 mod absent;
 mod compare;
 mod couch_forms;
+mod couch_rebuild;
 mod ledgers;
 mod lookup;
 mod patches;
@@ -99,6 +100,7 @@ impl DiffHandler {
         Ok(Sides {
             domain: claim.domain.clone(),
             no_action: self.no_action_forms(claim, &sql).await?,
+            couch_stock: part.couch_stock,
             couch: couch_docs,
             sql,
         })

@@ -19,6 +19,8 @@ pub(crate) struct Sides {
     pub(crate) sql: HashMap<String, CaseBundle>,
     /// Forms with a case block without any action.
     pub(crate) no_action: HashSet<String>,
+    /// HQ has stock of the domain.
+    pub(crate) couch_stock: bool,
 }
 
 /// What a first look at a case tells.
@@ -84,6 +86,12 @@ pub(crate) fn domain_of(document: &Value) -> &str {
 pub(crate) fn listed_forms(couch: &Value) -> impl Iterator<Item = &str> {
     let listed = couch.get("xform_ids").and_then(Value::as_array).into_iter().flatten();
     listed.filter_map(Value::as_str)
+}
+
+/// Ids of the forms that the actions of a case name, once for each action.
+pub(crate) fn acting_forms(couch: &Value) -> impl Iterator<Item = &str> {
+    let actions = couch.get("actions").and_then(Value::as_array).into_iter().flatten();
+    actions.filter_map(|action| action.get("xform_id").and_then(Value::as_str))
 }
 
 /// Whether Couch has changed this case since the cut-off. A case without a readable date counts as old.
@@ -158,6 +166,7 @@ mod tests {
             couch: couch.map(|doc| ("c".to_owned(), doc)).into_iter().collect(),
             sql: sql.map(|bundle| ("c".to_owned(), bundle)).into_iter().collect(),
             no_action: HashSet::new(),
+            couch_stock: false,
         };
         sides.look("c").unwrap()
     }
