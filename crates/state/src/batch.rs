@@ -279,6 +279,18 @@ pub(crate) async fn check_claim(tx: &mut Transaction<'_, Postgres>, claim: &Clai
     held.map(|_| ()).ok_or(StateError::LostClaim)
 }
 
+/// Checks that the claim still stands, and keeps it from being taken back until the transaction ends: whoever has the batch
+/// next sees what this transaction wrote.
+pub(crate) async fn hold_claim(tx: &mut Transaction<'_, Postgres>, claim: &Claim) -> Result<(), StateError> {
+    check_epoch(tx, claim.migration_id, claim.epoch).await?;
+    let held: Option<i32> = sqlx::query_scalar("select 1 from batch where id = $1 and token = $2 for share")
+        .bind(claim.batch_id.0)
+        .bind(claim.token)
+        .fetch_optional(&mut **tx)
+        .await?;
+    held.map(|_| ()).ok_or(StateError::LostClaim)
+}
+
 async fn check_epoch(tx: &mut Transaction<'_, Postgres>, id: MigrationId, epoch: Epoch) -> Result<(), StateError> {
     // `for key share` holds off a reset, which locks the row `for update` first, and lets the driver's renewals of its
     // lease pass.

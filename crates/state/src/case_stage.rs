@@ -25,6 +25,9 @@ pub struct CaseInputs {
     pub staged_as: HashMap<String, i64>,
     /// The same of forms that this very case refused, to be judged again: another form may have come or gone meanwhile.
     pub refused: Vec<(String, String, Vec<u8>)>,
+    /// Of the accepted forms, as (case, form), those whose row somebody has begun to remove since this very case refused
+    /// them, and has not come to the verdict.
+    pub removing: Vec<(String, String)>,
     /// Events: case, encoded `CaseEvent`.
     pub events: Vec<(String, Vec<u8>)>,
 }
@@ -62,7 +65,7 @@ pub struct CaseResults {
     pub verdicts: Vec<Verdict>,
     /// [`CaseInputs::staged_as`] of what was replayed.
     pub staged_as: HashMap<String, i64>,
-    /// Forms that a case of the batch had refused and refuses no more.
+    /// Forms that a case of the batch had refused, or had begun to, and refuses no more.
     pub withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub failed: Vec<FailedCase>,
@@ -89,22 +92,26 @@ impl State {
         .fetch_all(&mut *tx)
         .await?;
         let rows = sqlx::query(
-            "select s.case_id, s.form_id, s.payload, s.begun, v.form_id is not null as refused
+            "select s.case_id, s.form_id, s.payload, s.begun, v.form_id is not null and not v.removing as refused,
+                    v.form_id is not null and v.removing and v.case_id = s.case_id as removing
              from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
              left join form_verdict v on v.migration_id = $1 and v.form_id = s.form_id
-             where v.form_id is null or v.case_id = s.case_id",
+             where v.form_id is null or v.removing or v.case_id = s.case_id",
         )
         .bind(claim.migration_id.0)
         .bind(&buckets)
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
-        let (mut staged, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
+        let (mut staged, mut refused, mut removing) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
         let mut staged_as = HashMap::new();
         for row in &rows {
             let form_id: String = row.try_get("form_id")?;
             staged_as.insert(form_id.clone(), row.try_get("begun")?);
+            if row.try_get("removing")? {
+                removing.push((row.try_get("case_id")?, form_id.clone()));
+            }
             let effects = (row.try_get("case_id")?, form_id, row.try_get("payload")?);
             if row.try_get("refused")? {
                 refused.push(effects);
@@ -130,30 +137,10 @@ impl State {
             dirty,
             staged,
             refused,
+            removing,
             staged_as,
             events,
         })
-    }
-
-    /// Of which of these forms, as (id, writing that was replayed), somebody has begun another writing. To be asked with
-    /// the forms' rows locked, before they are removed: whoever begins later waits for the lock, and writes the row anew.
-    ///
-    /// # Errors
-    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
-    pub async fn begun_again(&self, claim: &Claim, forms: &[(String, i64)]) -> Result<Vec<String>, StateError> {
-        let mut tx = self.pool.begin().await?;
-        check_claim(&mut tx, claim).await?;
-        let again = sqlx::query_scalar(
-            "select d.doc_id from unnest($2::text[], $3::bigint[]) i(id, begun)
-             join doc_revision d on d.migration_id = $1 and d.doc_id = i.id where d.begun <> i.begun",
-        )
-        .bind(claim.migration_id.0)
-        .bind(forms.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-        .bind(forms.iter().map(|(_, begun)| *begun).collect::<Vec<_>>())
-        .fetch_all(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(again)
     }
 
     /// Ends the claim: the dirty rows that were read go, each case's generation rises, verdicts make the other cases of
@@ -238,7 +225,8 @@ async fn withdraw_verdicts(
 /// Refused forms are dropped whole: the verdicts go on record, and all of their cases become dirty.
 ///
 /// A verdict is about the writing of the form that was replayed. If somebody has begun another one since, there is none:
-/// the row is theirs, and when they have staged it the cases are replayed again. A case that is dirty by now was staged
+/// the row is theirs, and when they have staged it the cases are replayed again. What is on record of a removal stays until
+/// then, here and where the form goes through its stage again. A case that is dirty by now was staged
 /// again while it was replayed, by another form, and the verdict may be another one next time; but the refused form's row
 /// has been removed: the form is sent through the form stage again.
 async fn record_verdicts(
@@ -288,7 +276,9 @@ async fn record_verdicts(
         "insert into form_verdict (migration_id, form_id, rev, case_id, code)
          select $1, form_id, rev, case_id, code
          from unnest($2::text[], $3::text[], $4::text[], $5::text[]) i(form_id, rev, case_id, code)
-         on conflict (migration_id, form_id) do nothing",
+         on conflict (migration_id, form_id) do update
+         set rev = excluded.rev, case_id = excluded.case_id, code = excluded.code, removing = false
+         where form_verdict.removing",
     )
     .bind(id)
     .bind(&refused_ids)

@@ -143,7 +143,7 @@ impl State {
                     v.code as rejected, d.begun
              from unnest($2::text[], $3::text[]) i(id, rev)
              join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
-             left join form_verdict v on v.migration_id = $1 and v.form_id = i.id and v.rev = i.rev",
+             left join form_verdict v on v.migration_id = $1 and v.form_id = i.id and v.rev = i.rev and not v.removing",
         )
         .bind(claim.migration_id.0)
         .bind(&ids)

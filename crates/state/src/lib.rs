@@ -8,7 +8,8 @@
 //! * [`run`]: commands on record, and the audit log.
 //! * [`batch`]: batch rows: claims, renewals, releases, splits; `dispatch`: what the driver asks of them.
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
-//! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with.
+//! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
+//!   `removal`: what a case worker puts on record before it removes the row of a form.
 //! * [`stats`]: what the operator is shown.
 //! * [`commit`], [`reset`]: the two ends of a migration.
 
@@ -26,6 +27,7 @@ pub mod form_stage;
 pub mod migration;
 pub mod names;
 mod outcome;
+mod removal;
 pub mod reset;
 pub mod run;
 pub mod scan;

@@ -92,33 +92,32 @@ impl CaseHandler {
         self.remove_forms(claim, &outcome.verdicts, staged_as).await
     }
 
-    /// A refused form has no row: HQ drops a form whole when any part of it is in error. The rows go before the verdict is
-    /// on record; if this process dies in between, the next replay comes to the same verdict. A row that somebody has begun
-    /// to write since stays: nothing is known of it yet.
+    /// A refused form has no row: HQ drops a form whole when any part of it is in error. That the rows are about to go is on
+    /// record before they go, and the verdict afterwards; if this process dies in between, the next replay either comes to
+    /// the same verdict, or has the row written anew. A row that somebody has begun to write since stays: nothing is known of
+    /// it yet.
     async fn remove_forms(
         &self,
         claim: &Claim,
         verdicts: &[Verdict],
         staged_as: &HashMap<String, i64>,
     ) -> Result<(), BatchFailure> {
-        let mut by_shard: BTreeMap<ShardId, Vec<(String, i64)>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<ShardId, Vec<&Verdict>> = BTreeMap::new();
         for verdict in verdicts {
-            let Some(begun) = staged_as.get(&verdict.form_id) else {
+            if !staged_as.contains_key(&verdict.form_id) {
                 return Err(BatchFailure::defect("a form was refused that was not replayed"));
-            };
-            by_shard
-                .entry(self.target.shard_of(&verdict.form_id))
-                .or_default()
-                .push((verdict.form_id.clone(), *begun));
+            }
+            let shard = self.target.shard_of(&verdict.form_id);
+            by_shard.entry(shard).or_default().push(verdict);
         }
-        for (shard, forms) in by_shard {
-            let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
+        for (shard, mut verdicts) in by_shard {
+            let form_ids: Vec<String> = verdicts.iter().map(|verdict| verdict.form_id.clone()).collect();
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
             let locked = tx.lock_form_rows(&form_ids).await?;
-            let again = self.state.begun_again(claim, &forms).await?;
             // A row that was not there to be locked is of a later writing.
-            form_ids.retain(|form_id| locked.contains(form_id) && !again.contains(form_id));
-            tx.delete_forms(&claim.domain, &form_ids).await?;
+            verdicts.retain(|verdict| locked.contains(&verdict.form_id));
+            let removed = self.state.begin_removals(claim, &verdicts, staged_as).await?;
+            tx.delete_forms(&claim.domain, &removed).await?;
             tx.commit().await?;
         }
         Ok(())

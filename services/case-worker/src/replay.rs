@@ -21,7 +21,7 @@ pub(crate) struct Outcome {
     pub(crate) replayed: Vec<String>,
     /// Forms refused that were not refused before.
     pub(crate) verdicts: Vec<Verdict>,
-    /// Forms refused before by a case that refuses them no more.
+    /// Forms that a case had refused, or had begun to, and refuses no more: their rows have gone, or may have.
     pub(crate) withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub(crate) failed: Vec<FailedCase>,
@@ -32,6 +32,8 @@ struct Inputs {
     /// Accepted forms, and those that the case refused before.
     forms: Vec<FormEffects>,
     refused: BTreeSet<String>,
+    /// Of the accepted forms, those that the case has begun to refuse.
+    removing: BTreeSet<String>,
     events: Vec<CaseEvent>,
 }
 
@@ -70,11 +72,13 @@ pub(crate) fn replay_batch(
             mode: Mode::AsProcessed,
         });
         for (form_id, reason) in &replayed.rejected {
+            inputs.removing.remove(form_id.as_str());
             if !inputs.refused.remove(form_id.as_str()) {
                 refuse(&mut refused, form_id.as_str(), case_id, *reason);
             }
         }
         outcome.withdrawn.extend(inputs.refused);
+        outcome.withdrawn.extend(inputs.removing);
         for error in &replayed.errors {
             outcome.failed.push(FailedCase {
                 case_id: case_id.clone(),
@@ -142,6 +146,9 @@ fn decode(inputs: CaseInputs) -> Result<HashMap<String, Inputs>, BatchFailure> {
         let case = by_case.entry(case_id).or_default();
         case.forms.push(effects(&payload)?);
         case.refused.insert(form_id);
+    }
+    for (case_id, form_id) in inputs.removing {
+        by_case.entry(case_id).or_default().removing.insert(form_id);
     }
     for (case_id, payload) in inputs.events {
         let event = rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a case event cannot be read"))?;
@@ -253,6 +260,26 @@ mod tests {
         let outcome = outcome(inputs, &[]);
         assert_eq!(outcome.withdrawn, ["g"]);
         assert_eq!(outcome.bundles[0].ledger_values.len(), 1);
+    }
+
+    /// A process died after it had removed the row of a form, and before it came to the verdict.
+    #[test]
+    fn a_form_that_may_have_lost_its_row_is_refused_again_or_taken_back() {
+        let began = |staged| CaseInputs {
+            staged,
+            removing: vec![("c".to_owned(), "g".to_owned())],
+            ..CaseInputs::default()
+        };
+        let again = outcome(began(vec![form("g", 2, false)]), &[]);
+        assert_eq!(verdicts(&again), [("g", "C2S-2108")]);
+        assert!(again.withdrawn.is_empty());
+        let foreign = outcome(began(vec![form("g", 2, false)]), &["c"]);
+        assert_eq!(verdicts(&foreign), [("g", "C2S-2101")]);
+        assert!(foreign.withdrawn.is_empty());
+        let accepted = outcome(began(vec![form("f", 1, true), form("g", 2, false)]), &[]);
+        assert_eq!(verdicts(&accepted), []);
+        assert_eq!(accepted.withdrawn, ["g"]);
+        assert_eq!(accepted.bundles[0].ledger_values.len(), 1);
     }
 
     #[test]

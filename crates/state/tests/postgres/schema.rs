@@ -50,7 +50,7 @@ async fn an_older_schema_is_refused() {
         .await;
     let error = State::connect(&fixture.database.config()).await.unwrap_err();
     assert!(
-        matches!(error, StateError::OldSchema { found, needed } if found + 1 == needed),
+        matches!(error, StateError::OldSchema { found, needed } if found < needed),
         "{error}"
     );
 }

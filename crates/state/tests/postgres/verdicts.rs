@@ -5,6 +5,7 @@ use state::batch::Claim;
 use state::case_stage::{CaseInputs, CaseResults, Verdict};
 use state::form_stage::FormResults;
 
+use crate::database::soon;
 use crate::fixture::{Driven, Fixture, intent, staged_form, strings};
 
 fn refused(form_id: &str, case_id: &str) -> Verdict {
@@ -130,15 +131,9 @@ async fn a_verdict_between_a_forms_commit_and_its_staging_leaves_the_row_and_the
         fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
         let replay = fixture.claimed(&driven, Stage::Case, &["a"]).await;
         let inputs = state.case_inputs(&replay, &replay.ids).await.unwrap();
-        let replayed: Vec<(String, i64)> = inputs.staged_as.clone().into_iter().collect();
-        assert!(
-            state.begun_again(&replay, &replayed).await.unwrap().is_empty(),
-            "until now the row could be removed"
-        );
-
         let writing = fixture.claimed(&driven, Stage::Form, &["f"]).await;
         let standing = state.begin_forms(&writing, &[intent("f", rev)], &[]).await.unwrap();
-        assert_eq!(state.begun_again(&replay, &replayed).await.unwrap(), ["f"]);
+        assert!(begin_removal(&fixture, &replay, &inputs).await.is_empty());
         finish_refusing_f(&fixture, &replay, &inputs).await;
         assert_unjudged(&fixture, &driven).await;
 
@@ -211,6 +206,116 @@ async fn rows_of_newer_revisions_are_not_removed_for_older_ones() {
     let read =
         [("f", "1-a"), ("g", "2-b"), ("h", "10-a"), ("i", "1-a")].map(|(id, rev)| (id.to_owned(), rev.to_owned()));
     assert_eq!(fixture.state.newer_revisions(&claim, &read).await.unwrap(), ["f"]);
+}
+
+/// A case worker removes the row of a form and dies before it comes to the verdict. Whatever the next replay makes of the
+/// form, its row and its verdict agree in the end.
+#[tokio::test]
+async fn a_removal_that_never_came_to_its_verdict_is_finished_or_undone() {
+    for accepts in [false, true] {
+        let (fixture, driven) = Fixture::with_domain().await;
+        let state = &fixture.state;
+        fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
+        let dying = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+        let inputs = state.case_inputs(&dying, &dying.ids).await.unwrap();
+        assert_eq!(inputs.removing, []);
+        assert_eq!(begin_removal(&fixture, &dying, &inputs).await, ["f"]);
+
+        // Meanwhile a run begins that tries again what failed, and another form comes.
+        assert_eq!(state.requeue_failed(&driven.lease, 100).await.unwrap(), 0);
+        fixture.stage(&driven, &[("g", "1-a", &["a"])]).await;
+        let claim = fixture.claimed(&driven, Stage::Case, &["a", "b"]).await;
+        let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
+        assert_eq!((inputs.staged.len(), inputs.refused.len()), (3, 0));
+        assert_eq!(inputs.removing, [("a".to_owned(), "f".to_owned())]);
+        if accepts {
+            let results = CaseResults {
+                replayed: strings(&["a", "b"]),
+                withdrawn: strings(&["f"]),
+                staged_as: inputs.staged_as.clone(),
+                ..CaseResults::default()
+            };
+            state.finish_cases(&claim, &inputs.dirty, &results).await.unwrap();
+            let again = fixture
+                .claim_next(&driven, Stage::Form)
+                .await
+                .expect("its row is written anew");
+            assert_eq!(again.ids, ["f"]);
+        } else {
+            assert_eq!(begin_removal(&fixture, &claim, &inputs).await, ["f"]);
+            finish_refusing_f(&fixture, &claim, &inputs).await;
+            assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2202"]);
+            let verdicts = "select count(*) from form_verdict where migration_id = $1 and not removing";
+            assert_eq!(fixture.number(verdicts, &driven).await, 1);
+            assert!(
+                begin_removal(&fixture, &fixture.claimed(&driven, Stage::Case, &["b"]).await, &inputs)
+                    .await
+                    .is_empty()
+            );
+        }
+    }
+}
+
+/// Else somebody may have replayed the case without that record, and nobody would look for it.
+#[tokio::test]
+async fn a_batch_is_not_taken_back_while_a_removal_goes_on_record() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
+    let claim = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+    let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
+    fixture.let_expire(claim.batch_id).await;
+    let verdict = refused("f", "a");
+    let mut obstacle = fixture.sql.begin().await.unwrap();
+    sqlx::query("lock table form_verdict in access exclusive mode")
+        .execute(&mut *obstacle)
+        .await
+        .unwrap();
+    let (late, (claim, staged_as)) = (state.clone(), (claim, inputs.staged_as));
+    let removal = tokio::spawn(async move { late.begin_removals(&claim, &[&verdict], &staged_as).await });
+    fixture.until_waiting(1).await;
+    let (driver, id) = (state.clone(), driven.id);
+    let expiry = tokio::spawn(async move { driver.expire_claims(id, 5).await });
+    // The batch is taken back when the record is there, and not before.
+    fixture.until_waiting(2).await;
+    obstacle.rollback().await.unwrap();
+    assert_eq!(soon("the removal", removal).await.unwrap().unwrap(), ["f"]);
+    assert_eq!(soon("the expiry", expiry).await.unwrap().unwrap(), 1);
+    let again = fixture.claim_next(&driven, Stage::Case).await.unwrap();
+    let inputs = state.case_inputs(&again, &again.ids).await.unwrap();
+    assert_eq!(inputs.removing.len(), 1);
+}
+
+/// The form went through its stage again, which wrote its row anew.
+#[tokio::test]
+async fn staging_a_form_ends_its_removal() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    fixture.stage(&driven, &[("f", "1-a", &["a"])]).await;
+    let dying = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+    let inputs = state.case_inputs(&dying, &dying.ids).await.unwrap();
+    assert_eq!(begin_removal(&fixture, &dying, &inputs).await, ["f"]);
+    let writing = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+    let standing = state.begin_forms(&writing, &[intent("f", "1-a")], &[]).await.unwrap();
+    assert!(standing["f"].rejected.is_none(), "no replay has refused it yet");
+    let results = FormResults {
+        forms: vec![staged_form("f", "1-a", &["a"], &standing["f"])],
+        ..FormResults::default()
+    };
+    state.finish_forms(&writing, &results).await.unwrap();
+    let claim = fixture.claimed(&driven, Stage::Case, &["a"]).await;
+    let inputs = state.case_inputs(&claim, &claim.ids).await.unwrap();
+    assert_eq!((inputs.staged.len(), inputs.removing.len()), (1, 0));
+}
+
+/// A case worker is about to remove the row of `f`, which case `a` refuses. Gives what it may remove.
+async fn begin_removal(fixture: &Fixture, claim: &Claim, inputs: &CaseInputs) -> Vec<String> {
+    let verdict = refused("f", "a");
+    let state = &fixture.state;
+    state
+        .begin_removals(claim, &[&verdict], &inputs.staged_as)
+        .await
+        .unwrap()
 }
 
 async fn finish_refusing_f(fixture: &Fixture, claim: &Claim, inputs: &CaseInputs) {
