@@ -64,7 +64,7 @@ impl State {
         let changed: Vec<String> = sqlx::query_scalar(
             "select i.id from unnest($2::text[], $3::text[]) i(id, rev)
              left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
-             where d.rev <> i.rev or d.doc_id is null
+             where d.rev <> i.rev or d.deleted or d.doc_id is null
                and not exists (select from doc_error e where e.migration_id = $1 and e.doc_id = i.id)
              order by 1",
         )
@@ -237,7 +237,7 @@ pub(crate) async fn requeue_named(
     let changed: Vec<(String, String)> = sqlx::query_as(
         "select distinct d.doc_type, d.doc_id from unnest($2::text[], $3::text[]) i(id, rev)
          join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
-         where case when i.rev is null then not d.deleted else d.rev <> i.rev end order by 1, 2",
+         where case when i.rev is null then not d.deleted else d.rev <> i.rev or d.deleted end order by 1, 2",
     )
     .bind(id.0)
     .bind(&ids)

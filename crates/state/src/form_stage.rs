@@ -12,6 +12,7 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::again::requeue_named;
 use crate::batch::{Claim, check_claim, finish_claim};
 use crate::blob_change::{BlobChange, record_blob_changes};
+use crate::burial::look_again;
 use crate::deleted_case;
 use crate::outcome::record_outcomes;
 use crate::{State, StateError};
@@ -108,6 +109,8 @@ pub struct FormResults {
     /// Documents that vanished from Couch, or that are no longer of a type or a domain to migrate: what they had staged
     /// goes.
     pub gone: Vec<String>,
+    /// Numbers of their burials, of [`State::begin_burials`]. Those that have none are looked at again.
+    pub burials: HashMap<String, i64>,
 }
 
 /// Number of a `_rev`, the part before the dash.
@@ -216,7 +219,7 @@ impl State {
     pub async fn finish_forms(&self, claim: &Claim, results: &FormResults) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        let newer = superseded(&mut tx, claim, results).await?;
+        let Overtaken { newer, buried, again } = overtaken(&mut tx, claim, results).await?;
         let forms: Vec<&StagedForm> = results
             .forms
             .iter()
@@ -228,26 +231,33 @@ impl State {
             .filter(|doc| !newer.contains(doc.doc_id.as_str()))
             .collect();
 
-        let failed_ids = failed.iter().filter(|doc| doc.missing).map(|doc| doc.doc_id.as_str());
+        // A document that could not be read at all says nothing of what it had staged.
+        let failed_ids = failed
+            .iter()
+            .filter(|doc| doc.missing && doc.rev.is_some())
+            .map(|doc| doc.doc_id.as_str());
         let replaced: Vec<&str> = forms
             .iter()
             .filter(|form| form.seen_before)
             .map(|form| form.form_id.as_str())
             .chain(failed_ids)
-            .chain(results.gone.iter().map(String::as_str))
+            .chain(buried.iter().map(String::as_str))
             .collect();
         unstage(&mut tx, claim, &replaced).await?;
         stage(&mut tx, claim, &forms).await?;
-        deleted_case::unstage(&mut tx, claim, &results.gone).await?;
+        deleted_case::unstage(&mut tx, claim, &buried).await?;
         let deleted: Vec<&StagedDeletedCase> = results
             .deleted_cases
             .iter()
             .filter(|case| !newer.contains(case.case_id.as_str()))
             .collect();
         deleted_case::stage(&mut tx, claim, &deleted).await?;
-        bury(&mut tx, claim, &results.gone).await?;
+        look_again(&mut tx, claim, &again).await?;
         requeue_named(&mut tx, claim.migration_id, &results.named).await?;
-        record_outcomes(&mut tx, claim, &forms, &failed, results).await?;
+        let settled = forms.iter().map(|form| form.form_id.as_str());
+        let settled = settled.chain(deleted.iter().map(|case| case.case_id.as_str()));
+        let settled = settled.chain(buried.iter().map(String::as_str)).collect();
+        record_outcomes(&mut tx, claim, &forms, &failed, settled).await?;
         Ok(tx.commit().await?)
     }
 }
@@ -261,7 +271,7 @@ enum Occasion {
     Failed,
 }
 
-/// Records revisions, as (id, type, `_rev`): the newest that anyone has read stands.
+/// Records revisions, as (id, type, `_rev`): the newest that anyone has read stands, and any after a tombstone.
 async fn record_revisions(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
@@ -276,9 +286,9 @@ async fn record_revisions(
          from unnest($2::text[], $3::text[], $4::int[], $5::text[]) i(id, doc_type, number, rev)
          on conflict (migration_id, doc_id) do update
          set doc_type = excluded.doc_type, rev_number = excluded.rev_number, rev = excluded.rev, deleted = false,
-             begun = d.begun + $6::int
+             begun = d.begun + greatest($6::int, d.deleted::int)
          where (d.rev_number, d.rev collate \"C\") < (excluded.rev_number, excluded.rev collate \"C\")
-            or ($6 = 1 and d.rev = excluded.rev)",
+            or d.deleted or ($6 = 1 and d.rev = excluded.rev)",
     )
     .bind(claim.migration_id.0)
     .bind(revisions.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
@@ -291,27 +301,24 @@ async fn record_revisions(
     Ok(())
 }
 
-/// Documents that Couch has no longer: a tombstone each.
-async fn bury(tx: &mut Transaction<'_, Postgres>, claim: &Claim, gone: &[String]) -> Result<(), StateError> {
-    if gone.is_empty() {
-        return Ok(());
-    }
-    sqlx::query("update doc_revision set deleted = true where migration_id = $1 and doc_id = any($2) and not deleted")
-        .bind(claim.migration_id.0)
-        .bind(gone)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
+/// Where others have been faster, or slower, than we.
+struct Overtaken<'a> {
+    /// Documents of the results whose outcome is somebody else's.
+    newer: HashSet<&'a str>,
+    /// Documents that are gone, and that nobody has begun to write since.
+    buried: Vec<String>,
+    /// Documents that are gone for one and there for another.
+    again: Vec<String>,
 }
 
-/// Documents of the results of which somebody has read a newer revision, or that somebody has begun to write after us:
-/// theirs is the outcome that counts. The rows stay
+/// Documents of the results of which somebody has read a newer revision, or that somebody has begun to write or bury after
+/// us: theirs is the outcome that counts. The rows stay
 /// locked until the transaction ends: a newer revision that begins meanwhile waits, and then finds what we staged.
-async fn superseded<'a>(
+async fn overtaken<'a>(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     results: &'a FormResults,
-) -> Result<HashSet<&'a str>, StateError> {
+) -> Result<Overtaken<'a>, StateError> {
     let failed = || {
         results
             .failed
@@ -320,50 +327,49 @@ async fn superseded<'a>(
     };
     // A failed document has a newest revision too, which an older one must not replace.
     record_revisions(tx, claim, failed().collect(), Occasion::Failed).await?;
-    let begun: HashMap<&str, i64> = results
-        .forms
-        .iter()
-        .map(|form| (form.form_id.as_str(), form.begun))
-        .chain(
-            results
-                .deleted_cases
-                .iter()
-                .map(|case| (case.case_id.as_str(), case.begun)),
-        )
-        .collect();
     let forms = results
         .forms
         .iter()
-        .map(|form| (form.form_id.as_str(), form.rev.as_str()))
-        .chain(
-            results
-                .deleted_cases
-                .iter()
-                .map(|case| (case.case_id.as_str(), case.rev.as_str())),
-        );
-    let read: HashMap<&str, &str> = forms.chain(failed().map(|(id, _, rev)| (id, rev))).collect();
-    let ids: Vec<&str> = read
-        .keys()
-        .copied()
-        .chain(results.gone.iter().map(String::as_str))
+        .map(|form| (form.form_id.as_str(), form.rev.as_str(), Some(form.begun)));
+    let cases = results
+        .deleted_cases
+        .iter()
+        .map(|case| (case.case_id.as_str(), case.rev.as_str(), Some(case.begun)));
+    let read: HashMap<&str, (&str, Option<i64>)> = forms
+        .chain(cases)
+        .chain(failed().map(|(id, _, rev)| (id, rev, None)))
+        .map(|(id, rev, begun)| (id, (rev, begun)))
         .collect();
-    let newest: Vec<(String, i32, String, i64)> = sqlx::query_as(
-        "select doc_id, rev_number, rev, begun from doc_revision where migration_id = $1 and doc_id = any($2)
+    let gone = results.gone.iter().map(String::as_str);
+    let newest: Vec<(String, i32, String, i64, bool)> = sqlx::query_as(
+        "select doc_id, rev_number, rev, begun, deleted from doc_revision where migration_id = $1 and doc_id = any($2)
          order by doc_id for no key update",
     )
     .bind(claim.migration_id.0)
-    .bind(&ids)
+    .bind(read.keys().copied().chain(gone).collect::<Vec<_>>())
     .fetch_all(&mut **tx)
     .await?;
-    Ok(newest
-        .iter()
-        .filter_map(|(id, number, rev, last_begun)| {
-            let (id, ours) = read.get_key_value(id.as_str())?;
-            let is_newer = (*number, rev.as_str()) > (rev_number(ours), *ours);
-            let is_begun_again = begun.get(id).is_some_and(|begun| begun < last_begun);
-            (is_newer || is_begun_again).then_some(*id)
-        })
-        .collect())
+    let (mut newer, mut again) = (HashSet::new(), Vec::new());
+    let mut last_begun: HashMap<&str, i64> = HashMap::with_capacity(newest.len());
+    for (doc_id, number, newest_rev, last, deleted) in &newest {
+        last_begun.insert(doc_id, *last);
+        let Some((id, (rev, begun))) = read.get_key_value(doc_id.as_str()) else {
+            continue;
+        };
+        if (*number, newest_rev.as_str()) > (rev_number(rev), *rev) || begun.is_some_and(|begun| begun < *last) {
+            newer.insert(*id);
+            // We may have written the row after it was to be removed.
+            if *deleted && begun.is_some() {
+                again.push(doc_id.clone());
+            }
+        }
+    }
+    let mut buried = Vec::with_capacity(results.gone.len());
+    for id in &results.gone {
+        let is_last = last_begun.get(id.as_str()) == results.burials.get(id) && results.burials.contains_key(id);
+        if is_last { &mut buried } else { &mut again }.push(id.clone());
+    }
+    Ok(Overtaken { newer, buried, again })
 }
 
 async fn stale<'a>(

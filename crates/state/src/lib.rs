@@ -9,13 +9,15 @@
 //! * [`batch`]: batch rows: claims, renewals, releases, splits; `dispatch`: what the driver asks of them.
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
-//!   `removal`: what a case worker puts on record before it removes the row of a form.
+//!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
+//!   worker finds gone.
 //! * [`stats`]: what the operator is shown.
 //! * [`commit`], [`reset`]: the two ends of a migration.
 
 mod again;
 pub mod batch;
 pub mod blob_change;
+mod burial;
 pub mod case_stage;
 pub mod commit;
 mod deleted_case;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{Postgres, Transaction};
 
 use crate::batch::Claim;
-use crate::form_stage::{FailedDoc, FormResults, StagedForm};
+use crate::form_stage::{FailedDoc, StagedForm};
 use crate::{MigrationId, StateError};
 
 /// The error of a document.
@@ -17,18 +17,16 @@ pub(crate) struct DocError<'a> {
     pub(crate) rev: Option<&'a str>,
 }
 
-/// Diffs, lists and errors of a batch. A document that went through loses what was on record against it.
+/// Diffs, lists and errors of a batch. A document that is settled, since it went through or is gone, loses what was on record
+/// against it.
 pub(crate) async fn record_outcomes(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     forms: &[&StagedForm],
     failed: &[&FailedDoc],
-    results: &FormResults,
+    settled: Vec<&str>,
 ) -> Result<(), StateError> {
     let id = claim.migration_id.0;
-    let mut settled: Vec<&str> = forms.iter().map(|form| form.form_id.as_str()).collect();
-    settled.extend(results.deleted_cases.iter().map(|case| case.case_id.as_str()));
-    settled.extend(results.gone.iter().map(String::as_str));
     for sql in [
         "delete from doc_error where migration_id = $1 and doc_id = any($2) and kind <> 'CommCareCase'",
         "delete from doc_diff where migration_id = $1 and doc_id = any($2) and kind not like 'CommCareCase%'",

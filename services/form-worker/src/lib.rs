@@ -93,6 +93,7 @@ impl BatchHandler for FormHandler {
         let mut results = FormResults::default();
         let mut gathered: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
+        let known = self.state.writings(claim).await?;
         let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
         for ids in claim.ids.chunks(READ_AT_ONCE) {
             for mut candidate in self.read(claim, ids, &mut results).await? {
@@ -108,7 +109,7 @@ impl BatchHandler for FormHandler {
             }
         }
         self.write(claim, gathered, &mut results).await?;
-        self.remove_rows(claim, &results).await?;
+        self.remove_rows(claim, &known, &mut results).await?;
         self.state.finish_forms(claim, &results).await?;
         Ok(())
     }

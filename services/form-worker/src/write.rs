@@ -56,29 +56,35 @@ impl FormHandler {
     }
 
     /// Rows that an earlier attempt wrote go with their document: Couch has it no longer, or it cannot be migrated as it is
-    /// now. The row of a newer revision, which somebody else has read, stays.
-    pub(crate) async fn remove_rows(&self, claim: &Claim, results: &FormResults) -> Result<(), BatchFailure> {
-        let failed = results.failed.iter().filter(|doc| doc.missing);
-        let failed = failed.map(|doc| (&doc.doc_id, doc.rev.as_ref()));
-        let gone = results.gone.iter().map(|form_id| (form_id, None));
-        let mut by_shard: BTreeMap<ShardId, Vec<(String, Option<String>)>> = BTreeMap::new();
-        for (form_id, rev) in gone.chain(failed) {
+    /// now. A row that somebody has begun to write since the document was found gone stays, as does one of a newer revision.
+    /// `known` is how often each document had been begun before it was read.
+    pub(crate) async fn remove_rows(
+        &self,
+        claim: &Claim,
+        known: &HashMap<String, i64>,
+        results: &mut FormResults,
+    ) -> Result<(), BatchFailure> {
+        results.burials = self.state.begin_burials(claim, &results.gone, known).await?;
+        let failed: Vec<(String, String)> = results
+            .failed
+            .iter()
+            .filter(|doc| doc.missing)
+            .filter_map(|doc| Some((doc.doc_id.clone(), doc.rev.clone()?)))
+            .collect();
+        let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+        for form_id in results.burials.keys().chain(failed.iter().map(|(form_id, _)| form_id)) {
             by_shard
                 .entry(self.target.shard_of(form_id))
                 .or_default()
-                .push((form_id.clone(), rev.cloned()));
+                .push(form_id.clone());
         }
-        for (shard, forms) in by_shard {
+        for (shard, mut form_ids) in by_shard {
             let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
-            let mut form_ids: Vec<String> = forms.iter().map(|(form_id, _)| form_id.clone()).collect();
             let locked = tx.lock_form_rows(&form_ids).await?;
-            let read: Vec<(String, String)> = forms
-                .into_iter()
-                .filter_map(|(form_id, rev)| Some((form_id, rev?)))
-                .collect();
-            let newer = self.state.newer_revisions(claim, &read).await?;
+            let newer = self.state.newer_revisions(claim, &failed).await?;
+            let again = self.state.begun_since(claim, &results.burials).await?;
             // A row that was not there to be locked is of a later writing.
-            form_ids.retain(|form_id| locked.contains(form_id) && !newer.contains(form_id));
+            form_ids.retain(|id| locked.contains(id) && !newer.contains(id) && !again.contains(id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
             tx.commit().await?;
         }

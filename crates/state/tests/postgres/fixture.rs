@@ -1,5 +1,6 @@
 //! A state schema with a domain whose migration has begun, and short words for what drivers and workers do to it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -235,6 +236,23 @@ impl Fixture {
             ..FormResults::default()
         };
         self.state.finish_forms(&claim, &results).await.unwrap();
+    }
+
+    /// Takes documents through the form stage that are gone from Couch.
+    pub async fn bury(&self, driven: &Driven, ids: &[&str]) {
+        let claim = self.claimed(driven, Stage::Form, ids).await;
+        let known = self.state.writings(&claim).await.unwrap();
+        let results = self.buried(&claim, &known).await;
+        self.state.finish_forms(&claim, &results).await.unwrap();
+    }
+
+    /// Begins to bury all documents of a batch, of which this was known before they were found gone.
+    pub async fn buried(&self, claim: &Claim, known: &HashMap<String, i64>) -> FormResults {
+        FormResults {
+            gone: claim.ids.clone(),
+            burials: self.state.begin_burials(claim, &claim.ids, known).await.unwrap(),
+            ..FormResults::default()
+        }
     }
 
     /// Replays cases: claims, reads, finishes.

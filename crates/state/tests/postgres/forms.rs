@@ -171,12 +171,7 @@ async fn documents_that_are_gone_leave_nothing_staged_and_no_error() {
     };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     fixture.replay(&driven, &["a"]).await;
-    let claim = fixture.claimed(&driven, Stage::Form, &["f", "h"]).await;
-    let results = FormResults {
-        gone: strings(&["f", "h"]),
-        ..FormResults::default()
-    };
-    fixture.state.finish_forms(&claim, &results).await.unwrap();
+    fixture.bury(&driven, &["f", "h"]).await;
     assert_eq!(fixture.staged(&driven).await, ["a/g"]);
     assert_eq!(fixture.dirty(&driven).await, ["a"]);
     assert!(fixture.errors(&driven).await.is_empty());
@@ -342,12 +337,7 @@ async fn a_deleted_case_is_an_input_of_its_replay_until_it_is_gone() {
         .await
         .unwrap();
 
-    let claim = fixture.claimed(&driven, Stage::Form, &["c"]).await;
-    let results = FormResults {
-        gone: strings(&["c"]),
-        ..FormResults::default()
-    };
-    fixture.state.finish_forms(&claim, &results).await.unwrap();
+    fixture.bury(&driven, &["c"]).await;
     assert_eq!(fixture.dirty(&driven).await, ["c"]);
     let claim = fixture.claimed(&driven, Stage::Case, &["c"]).await;
     assert!(

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod blob_changes;
+mod burials;
 mod cases;
 mod claims;
 mod commits;
