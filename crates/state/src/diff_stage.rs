@@ -1,10 +1,13 @@
-//! What a diff worker reads and writes here. It may record what it found, and nothing else: it never moves a migration's
-//! state and never writes a case.
+//! What a diff worker reads and writes here. It may record what it found, and propose the order in which the replay applies
+//! the forms of a case; it never moves a migration's state and never writes a case.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::{Claim, check_claim, finish_claim};
+use crate::case_order::{self, Decision, FormOrder};
 use crate::migration::DriverLease;
 use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
@@ -44,6 +47,8 @@ pub struct CaseComparison {
     pub diffs: Option<String>,
     /// Changes as JSON text with their reasons, when there are any.
     pub changes: Option<(String, String)>,
+    /// Whether another order of the case's forms might take differences away.
+    pub order: FormOrder,
 }
 
 impl State {
@@ -136,7 +141,8 @@ impl State {
     }
 
     /// Records comparisons and ends the claim. A comparison whose case has been replayed meanwhile is dropped: the case
-    /// stays pending and is compared again. Gives how many were dropped.
+    /// stays pending and is compared again. So is one of a case that is to be replayed in another order first. Gives how
+    /// many were dropped.
     ///
     /// # Errors
     /// [`StateError::LostClaim`], [`StateError::EpochOver`].
@@ -148,72 +154,97 @@ impl State {
         finish_claim(&mut tx, claim).await?;
         let ids: Vec<String> = sorted.iter().map(|found| found.case_id.clone()).collect();
         lock_case_states(&mut tx, claim.migration_id, &ids).await?;
-        let current: std::collections::HashSet<String> = sqlx::query_scalar(
-            "update case_state s set diffed_generation = s.generation, diffed_rev = i.rev
-             from unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[]) i(bucket, case_id, generation, rev)
-             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id and s.generation = i.generation
-               and not exists (select 1 from dirty_case d
-                               where d.migration_id = $1 and d.bucket = i.bucket and d.case_id = i.case_id)
-             returning s.case_id",
+        let (buckets, ids) = with_buckets(&ids);
+        let current: HashSet<String> = sqlx::query_scalar(
+            "select s.case_id from unnest($2::smallint[], $3::text[], $4::bigint[]) i(bucket, case_id, generation)
+             join case_state s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+                                  and s.generation = i.generation
+             where not exists (select 1 from dirty_case d
+                               where d.migration_id = $1 and d.bucket = i.bucket and d.case_id = i.case_id)",
         )
         .bind(id)
-        .bind(
-            sorted
-                .iter()
-                .map(|found| proto::bucket::of(&found.case_id))
-                .collect::<Vec<_>>(),
-        )
-        .bind(sorted.iter().map(|found| found.case_id.as_str()).collect::<Vec<_>>())
+        .bind(&buckets)
+        .bind(&ids)
         .bind(sorted.iter().map(|found| found.generation).collect::<Vec<_>>())
-        .bind(
-            sorted
-                .iter()
-                .map(|found| found.couch_rev.as_deref())
-                .collect::<Vec<_>>(),
-        )
         .fetch_all(&mut *tx)
         .await?
         .into_iter()
         .collect();
-        let settled: Vec<&str> = current.iter().map(String::as_str).collect();
-        for sql in [
-            "delete from doc_diff where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
-            "delete from doc_change where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
-        ] {
-            sqlx::query(sql).bind(id).bind(&settled).execute(&mut *tx).await?;
-        }
-        for found in sorted.iter().filter(|found| current.contains(&found.case_id)) {
-            if let Some(diffs) = &found.diffs {
-                sqlx::query(
-                    "insert into doc_diff (migration_id, kind, doc_id, diffs, generation, couch_rev)
-                     values ($1, $2, $3, $4, $5, $6)",
-                )
-                .bind(id)
-                .bind(&found.kind)
-                .bind(&found.case_id)
-                .bind(diffs)
-                .bind(found.generation)
-                .bind(&found.couch_rev)
-                .execute(&mut *tx)
-                .await?;
-            }
-            if let Some((changes, reason)) = &found.changes {
-                sqlx::query(
-                    "insert into doc_change (migration_id, kind, doc_id, diffs, reason, generation, couch_rev)
-                     values ($1, $2, $3, $4, $5, $6, $7)",
-                )
-                .bind(id)
-                .bind(&found.kind)
-                .bind(&found.case_id)
-                .bind(changes)
-                .bind(reason)
-                .bind(found.generation)
-                .bind(&found.couch_rev)
-                .execute(&mut *tx)
-                .await?;
-            }
-        }
+        sorted.retain(|found| current.contains(&found.case_id));
+        let decisions = case_order::decisions(&mut tx, claim.migration_id, &sorted).await?;
+        let decided: Vec<(&CaseComparison, Decision)> = sorted.into_iter().zip(decisions).collect();
+        case_order::apply(&mut tx, claim, &decided).await?;
+        let counts = decided
+            .into_iter()
+            .filter(|(_, decision)| matches!(decision, Decision::Settle | Decision::Keep));
+        let counting: Vec<&CaseComparison> = counts.map(|(found, _)| found).collect();
+        settle(&mut tx, claim.migration_id, &counting).await?;
         tx.commit().await?;
-        Ok(comparisons.len() - current.len())
+        Ok(comparisons.len() - counting.len())
     }
+}
+
+/// Puts comparisons on record in place of those before.
+async fn settle(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    comparisons: &[&CaseComparison],
+) -> Result<(), StateError> {
+    let id = id.0;
+    let settled: Vec<&str> = comparisons.iter().map(|found| found.case_id.as_str()).collect();
+    let buckets: Vec<i16> = settled.iter().map(|case_id| proto::bucket::of(case_id)).collect();
+    sqlx::query(
+        "update case_state s set diffed_generation = s.generation, diffed_rev = i.rev
+         from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, rev)
+         where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+    )
+    .bind(id)
+    .bind(&buckets)
+    .bind(&settled)
+    .bind(
+        comparisons
+            .iter()
+            .map(|found| found.couch_rev.as_deref())
+            .collect::<Vec<_>>(),
+    )
+    .execute(&mut **tx)
+    .await?;
+    for sql in [
+        "delete from doc_diff where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
+        "delete from doc_change where migration_id = $1 and doc_id = any($2) and kind like 'CommCareCase%'",
+    ] {
+        sqlx::query(sql).bind(id).bind(&settled).execute(&mut **tx).await?;
+    }
+    for found in comparisons {
+        if let Some(diffs) = &found.diffs {
+            sqlx::query(
+                "insert into doc_diff (migration_id, kind, doc_id, diffs, generation, couch_rev)
+                     values ($1, $2, $3, $4, $5, $6)",
+            )
+            .bind(id)
+            .bind(&found.kind)
+            .bind(&found.case_id)
+            .bind(diffs)
+            .bind(found.generation)
+            .bind(&found.couch_rev)
+            .execute(&mut **tx)
+            .await?;
+        }
+        if let Some((changes, reason)) = &found.changes {
+            sqlx::query(
+                "insert into doc_change (migration_id, kind, doc_id, diffs, reason, generation, couch_rev)
+                     values ($1, $2, $3, $4, $5, $6, $7)",
+            )
+            .bind(id)
+            .bind(&found.kind)
+            .bind(&found.case_id)
+            .bind(changes)
+            .bind(reason)
+            .bind(found.generation)
+            .bind(&found.couch_rev)
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
 }

@@ -18,6 +18,7 @@ mod again;
 pub mod batch;
 pub mod blob_change;
 mod burial;
+pub mod case_order;
 pub mod case_stage;
 pub mod commit;
 mod deleted_case;

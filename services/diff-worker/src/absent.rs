@@ -7,7 +7,7 @@ use service::worker::BatchFailure;
 use state::batch::Claim;
 
 use crate::DiffHandler;
-use crate::compare::{Records, as_diffs, as_records};
+use crate::compare::{Findings, Found};
 use crate::couch_forms::CouchForm;
 use crate::lookup::Forms;
 use crate::sides::{Sides, listed_forms};
@@ -22,16 +22,16 @@ type Listed<'a> = (&'a str, Vec<&'a str>);
 
 impl DiffHandler {
     /// Cases that Couch has and SQL lacks.
-    pub(crate) async fn judge_absent(&self, sides: &Sides, case_ids: Vec<&str>) -> Result<Records, BatchFailure> {
+    pub(crate) async fn judge_absent(&self, sides: &Sides, case_ids: Vec<&str>) -> Result<Findings, BatchFailure> {
         let forms_of = |case_id: &str| sides.couch.get(case_id).into_iter().flat_map(listed_forms);
         let listed = case_ids.iter().flat_map(|case_id| forms_of(case_id));
         let forms = self.look_up_forms(listed.map(str::to_owned).collect()).await?;
-        let mut records = Records::new();
+        let mut found = Findings::new();
         let mut searched = Vec::new();
         for case_id in case_ids {
             let listed: Vec<&str> = forms_of(case_id).collect();
             if listed.iter().all(|form_id| forms.is_deleted_in_sql(form_id)) {
-                records.insert(case_id.to_owned(), absence(&listed, &forms, false));
+                found.insert(case_id.to_owned(), absence(&listed, &forms, false));
             } else {
                 searched.push((case_id, listed));
             }
@@ -39,9 +39,9 @@ impl DiffHandler {
         let named = self.named_by_forms(&searched).await?;
         for (case_id, listed) in searched {
             let is_named = named.contains(case_id);
-            records.insert(case_id.to_owned(), absence(&listed, &forms, is_named));
+            found.insert(case_id.to_owned(), absence(&listed, &forms, is_named));
         }
-        Ok(records)
+        Ok(found)
     }
 
     /// Which of the cases are named by one of their forms. A form that Couch lacks, or whose XML is lost or cannot be read,
@@ -76,9 +76,9 @@ impl DiffHandler {
     }
 
     /// Cases that are on record here, and that neither side has.
-    pub(crate) async fn judge_nowhere(&self, claim: &Claim, case_ids: Vec<String>) -> Result<Records, BatchFailure> {
+    pub(crate) async fn judge_nowhere(&self, claim: &Claim, case_ids: Vec<String>) -> Result<Findings, BatchFailure> {
         if case_ids.is_empty() {
-            return Ok(Records::new());
+            return Ok(Findings::new());
         }
         let naming = self.state.forms_naming(claim.migration_id, &case_ids).await?;
         let forms = self
@@ -92,7 +92,7 @@ impl DiffHandler {
         }
         Ok(by_case
             .into_iter()
-            .map(|(case_id, form_ids)| (case_id.to_owned(), as_diffs(vec![missing_with_forms(form_ids)])))
+            .map(|(case_id, form_ids)| (case_id.to_owned(), Found::diffs(vec![missing_with_forms(form_ids)])))
             .collect())
     }
 }
@@ -111,7 +111,7 @@ fn named_cases(form: &CouchForm) -> Option<HashSet<String>> {
     Some(by_blocks.chain(by_ledgers).collect())
 }
 
-fn absence(listed: &[&str], forms: &Forms, is_named: bool) -> Vec<docdiff::RecordedDiff> {
+fn absence(listed: &[&str], forms: &Forms, is_named: bool) -> Found {
     let listed: Vec<FormInCase> = listed
         .iter()
         .map(|form_id| FormInCase {
@@ -119,5 +119,5 @@ fn absence(listed: &[&str], forms: &Forms, is_named: bool) -> Vec<docdiff::Recor
             names_case: is_named,
         })
         .collect();
-    as_records(vec![missing_document(AbsentFrom::Sql)], reason_of_absence(&listed))
+    Found::judged(vec![missing_document(AbsentFrom::Sql)], reason_of_absence(&listed))
 }

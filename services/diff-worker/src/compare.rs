@@ -2,19 +2,51 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use casemodel::sort_order;
 use docdiff::{AbsentFrom, ChangeReason, Diff, RecordedDiff, missing_document};
+use proto::effects::CaseEvent;
 use proto::rows::CaseBundle;
 use serde_json::Value;
 use service::worker::BatchFailure;
 use state::batch::Claim;
+use state::case_order::FormOrder;
 use state::diff_stage::{CaseComparison, CaseToDiff};
 
 use crate::DiffHandler;
 use crate::patches::Patches;
 use crate::sides::{Look, Sides, acting_forms};
 
-/// What is recorded of cases, by case; those of which there is nothing to record are absent.
-pub(crate) type Records = HashMap<String, Vec<RecordedDiff>>;
+/// What was found of a case.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What is recorded of it.
+    pub(crate) records: Vec<RecordedDiff>,
+    /// Whether another order of its forms might take differences away.
+    pub(crate) order: FormOrder,
+}
+
+impl Found {
+    /// Differences that nothing explains.
+    pub(crate) fn diffs(diffs: Vec<Diff>) -> Self {
+        Self::judged(diffs, None)
+    }
+
+    /// Differences with the reason for which they are expected, if there is one.
+    pub(crate) fn judged(diffs: Vec<Diff>, reason: Option<ChangeReason>) -> Self {
+        let records = diffs.into_iter().map(|diff| RecordedDiff::of_case(diff, reason));
+        Self {
+            records: records.collect(),
+            order: if reason.is_some() {
+                FormOrder::Agreed
+            } else {
+                FormOrder::Unresolved
+            },
+        }
+    }
+}
+
+/// What was found, by case; those of which there is nothing to record are absent.
+pub(crate) type Findings = HashMap<String, Found>;
 
 impl DiffHandler {
     /// Judges what a first look at these cases has told.
@@ -24,27 +56,27 @@ impl DiffHandler {
         sides: &Sides,
         looks: Vec<(&str, Look)>,
         patches: &Patches,
-    ) -> Result<Records, BatchFailure> {
-        let mut records = Records::new();
+    ) -> Result<Findings, BatchFailure> {
+        let mut found = Findings::new();
         let (mut differing, mut only_couch, mut nowhere) = (Vec::new(), Vec::new(), Vec::new());
         for (case_id, look) in looks {
             match look {
                 Look::Equal => {}
                 Look::Differ(diffs) if patches.account_for(case_id, &diffs) => {}
                 Look::Differ(diffs) => differing.push((case_id, diffs)),
-                Look::OtherDomain(diff) => drop(records.insert(case_id.to_owned(), as_diffs(vec![diff]))),
+                Look::OtherDomain(diff) => drop(found.insert(case_id.to_owned(), Found::diffs(vec![diff]))),
                 Look::OnlyCouch => only_couch.push(case_id),
                 Look::OnlySql => {
-                    let diffs = as_diffs(vec![missing_document(AbsentFrom::Couch)]);
-                    records.insert(case_id.to_owned(), diffs);
+                    let diffs = Found::diffs(vec![missing_document(AbsentFrom::Couch)]);
+                    found.insert(case_id.to_owned(), diffs);
                 }
                 Look::Nowhere => nowhere.push(case_id.to_owned()),
             }
         }
-        records.extend(self.judge_differing(claim, sides, differing).await?);
-        records.extend(self.judge_absent(sides, only_couch).await?);
-        records.extend(self.judge_nowhere(claim, nowhere).await?);
-        Ok(records)
+        found.extend(self.judge_differing(claim, sides, differing).await?);
+        found.extend(self.judge_absent(sides, only_couch).await?);
+        found.extend(self.judge_nowhere(claim, nowhere).await?);
+        Ok(found)
     }
 
     /// Cases that differ, and not as a patch form leaves them. If Couch lacks a form that it has applied, that is on record,
@@ -55,7 +87,7 @@ impl DiffHandler {
         claim: &Claim,
         sides: &Sides,
         differing: Vec<(&str, Vec<Diff>)>,
-    ) -> Result<Records, BatchFailure> {
+    ) -> Result<Findings, BatchFailure> {
         let mut unknown: HashSet<String> = HashSet::new();
         for (case_id, _) in &differing {
             if let (Some(couch), Some(sql)) = (sides.couch.get(*case_id), sides.sql.get(*case_id)) {
@@ -67,14 +99,14 @@ impl DiffHandler {
             let sql = docdiff::sqljson::case_json(sides.sql.get(case_id)?);
             docdiff::form_check(couch, &sql, &|form_id| forms.states(form_id))
         };
-        let mut records = Records::new();
+        let mut found = Findings::new();
         let mut open: HashMap<&str, Vec<Diff>> = HashMap::new();
         let mut to_rebuild = Vec::new();
         for (case_id, mut diffs) in differing {
             match sides.couch.get(case_id).and_then(|couch| form_check(couch, case_id)) {
                 Some(check) => {
                     diffs.push(check);
-                    records.insert(case_id.to_owned(), as_diffs(diffs));
+                    found.insert(case_id.to_owned(), Found::diffs(diffs));
                 }
                 None => {
                     open.insert(case_id, diffs);
@@ -88,16 +120,20 @@ impl DiffHandler {
                 let (Some(diffs), Some(sql)) = (open.remove(case.case_id), sides.sql.get(case.case_id)) else {
                     continue;
                 };
-                // The actions of a rebuilt case name forms that Couch has: a form check of it would find nothing.
-                let agrees = match rebuilt.remove(case.case_id) {
-                    Some(rebuilt) => sides.diff(&rebuilt, &docdiff::sqljson::case_json(sql))?.is_empty(),
+                let rebuilt = rebuilt.remove(case.case_id);
+                let agrees = match &rebuilt {
+                    Some(rebuilt) => sides.diff(rebuilt, &docdiff::sqljson::case_json(sql))?.is_empty(),
                     None => false,
                 };
-                let reason = agrees.then_some(ChangeReason::RebuildCase);
-                records.insert(case.case_id.to_owned(), as_records(diffs, reason));
+                let mut judged = Found::judged(diffs, agrees.then_some(ChangeReason::RebuildCase));
+                // The actions of a rebuilt case name forms that Couch has: a form check of it would find nothing.
+                if let (false, Some(couch)) = (agrees, rebuilt.as_ref().or(sides.couch.get(case.case_id))) {
+                    judged.order = order_of(couch, sql)?;
+                }
+                found.insert(case.case_id.to_owned(), judged);
             }
         }
-        Ok(records)
+        Ok(found)
     }
 }
 
@@ -111,17 +147,16 @@ fn acted_in_couch_only<'a>(couch: &'a Value, sql: &'a CaseBundle) -> impl Iterat
     acting_forms(couch).filter(move |form_id| !known.contains(form_id))
 }
 
-/// Differences that nothing explains.
-pub(crate) fn as_diffs(diffs: Vec<Diff>) -> Vec<RecordedDiff> {
-    as_records(diffs, None)
-}
-
-/// Differences with the reason for which they are expected, if there is one.
-pub(crate) fn as_records(diffs: Vec<Diff>, reason: Option<ChangeReason>) -> Vec<RecordedDiff> {
-    diffs
-        .into_iter()
-        .map(|diff| RecordedDiff::of_case(diff, reason))
-        .collect()
+/// What the comparison of a case that is left with differences says of the order of its forms: Couch's, if that is another
+/// one. `couch` is the rebuilt case, or the case as it is where it cannot be rebuilt.
+fn order_of(couch: &Value, sql: &CaseBundle) -> Result<FormOrder, BatchFailure> {
+    let transactions = sql.transactions.iter().map(|row| row.form_id.as_deref());
+    let Some(form_ids) = sort_order::wanted(transactions, acting_forms(couch).map(Some)) else {
+        return Ok(FormOrder::Unresolved);
+    };
+    rmp_serde::to_vec_named(&CaseEvent::OrderOverride { form_ids })
+        .map(FormOrder::Wanted)
+        .map_err(|_| BatchFailure::defect("an order of forms cannot be encoded"))
 }
 
 /// What is recorded of a case and its ledgers: differences without a reason are diffs, the others changes.
@@ -129,14 +164,14 @@ pub(crate) fn recorded(
     case: &CaseToDiff,
     couch: Option<&Value>,
     sql: Option<&CaseBundle>,
-    records: Vec<RecordedDiff>,
+    found: Found,
 ) -> CaseComparison {
     let text = |key: &str| couch.and_then(|doc| doc.get(key)).and_then(Value::as_str);
     let kind = match (text("doc_type"), sql) {
         (None, Some(bundle)) if bundle.case.deleted => "CommCareCase-Deleted",
         (doc_type, _) => doc_type.unwrap_or("CommCareCase"),
     };
-    let (diffs, changes): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.reason.is_none());
+    let (diffs, changes): (Vec<_>, Vec<_>) = found.records.into_iter().partition(|record| record.reason.is_none());
     let reasons: BTreeSet<&str> = changes.iter().filter_map(|change| change.reason.as_deref()).collect();
     let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
     CaseComparison {
@@ -146,6 +181,7 @@ pub(crate) fn recorded(
         kind: kind.to_owned(),
         diffs: (!diffs.is_empty()).then(|| RecordedDiff::list_to_text(&diffs)),
         changes: (!changes.is_empty()).then(|| (RecordedDiff::list_to_text(&changes), reasons)),
+        order: found.order,
     }
 }
 
@@ -163,6 +199,13 @@ mod tests {
         }
     }
 
+    fn found(records: Vec<RecordedDiff>) -> Found {
+        Found {
+            records,
+            order: FormOrder::Unresolved,
+        }
+    }
+
     #[test]
     fn differences_with_a_reason_are_changes_and_ledgers_stand_with_their_case() {
         let case = CaseToDiff {
@@ -174,13 +217,13 @@ mod tests {
             &case,
             Some(&couch),
             None,
-            vec![
+            found(vec![
                 record(None, None),
                 record(Some("c/stock/p"), None),
                 record(Some("c/stock/q"), Some(ChangeReason::DuplicateStockTransaction)),
                 record(Some("c/stock/r"), Some(ChangeReason::MissingCouchStockTransaction)),
                 record(Some("c/stock/s"), Some(ChangeReason::DuplicateStockTransaction)),
-            ],
+            ]),
         );
         assert_eq!(
             (found.kind.as_str(), found.generation, found.couch_rev.as_deref()),
@@ -196,7 +239,7 @@ mod tests {
         assert_eq!(changes.as_array().unwrap().len(), 3);
         assert_eq!(reason, "duplicate stock transaction, missing couch stock transaction");
 
-        let equal = recorded(&case, Some(&couch), None, Vec::new());
+        let equal = recorded(&case, Some(&couch), None, Found::default());
         assert_eq!((equal.diffs, equal.changes), (None, None));
     }
 }

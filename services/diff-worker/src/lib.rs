@@ -1,7 +1,8 @@
 //! The diff worker: compares cases in Couch with cases in SQL, and their ledgers with HQ's stock tables.
 //!
 //! Both sides are read back from their databases, never taken from what a writer had in memory. The worker records what it
-//! found together with the generation and the `_rev` that it compared; it writes no case and moves no migration.
+//! found together with the generation and the `_rev` that it compared; it writes no case and moves no migration. Where Couch
+//! applied the forms of a case in another order than SQL, it proposes that order, and the case stage replays the case in it.
 
 mod absent;
 mod compare;
@@ -63,15 +64,15 @@ impl DiffHandler {
         // Few cases differ. Only for them is more read, together for all of them.
         let patches = self.read_patches(&sides, &looks, &ledgers).await?;
         let mut ledgers = self.judge_ledgers(&claim.domain, ledgers, &patches).await?;
-        let mut records = self.judge_cases(claim, &sides, looks, &patches).await?;
+        let mut findings = self.judge_cases(claim, &sides, looks, &patches).await?;
         Ok(part
             .cases
             .iter()
             .map(|case| {
-                let mut records = records.remove(&case.case_id).unwrap_or_default();
-                records.extend(ledgers.remove(&case.case_id).unwrap_or_default());
+                let mut found = findings.remove(&case.case_id).unwrap_or_default();
+                found.records.extend(ledgers.remove(&case.case_id).unwrap_or_default());
                 let (couch, sql) = (sides.couch.get(&case.case_id), sides.sql.get(&case.case_id));
-                compare::recorded(case, couch, sql, records)
+                compare::recorded(case, couch, sql, found)
             })
             .collect())
     }
@@ -151,7 +152,7 @@ impl BatchHandler for DiffHandler {
         if moved > 0 {
             tracing::info!(
                 moved,
-                "cases were replayed while they were compared; they will be compared again"
+                "cases were replayed while they were compared, or want another order of their forms; they will be compared again"
             );
         }
         Ok(())

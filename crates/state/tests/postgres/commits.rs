@@ -33,6 +33,7 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
         kind: "CommCareCase".to_owned(),
         diffs: Some("[1]".to_owned()),
         changes: Some(("[2]".to_owned(), "rebuild case".to_owned())),
+        order: state::case_order::FormOrder::Agreed,
     };
     fixture.state.finish_diffs(&diff, &[found]).await.unwrap();
     fixture

@@ -128,6 +128,7 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
             kind: "CommCareCase".to_owned(),
             diffs: random.random_bool(0.5).then(|| "[]".to_owned()),
             changes: None,
+            order: state::case_order::FormOrder::Agreed,
         });
     }
     found.shuffle(random);

@@ -15,6 +15,7 @@ fn comparison(case_id: &str, generation: i64, diffs: Option<&str>) -> CaseCompar
         kind: "CommCareCase".to_owned(),
         diffs: diffs.map(str::to_owned),
         changes: None,
+        order: state::case_order::FormOrder::Agreed,
     }
 }
 

@@ -16,6 +16,7 @@ mod forms;
 mod leases;
 mod model;
 mod named;
+mod orders;
 mod plans;
 mod reset;
 mod scans;

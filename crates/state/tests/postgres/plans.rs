@@ -248,6 +248,7 @@ async fn what_runs_often_reads_little_of_large_tables() {
             kind: "CommCareCase".to_owned(),
             diffs: None,
             changes: None,
+            order: state::case_order::FormOrder::Agreed,
         })
         .collect();
     state.finish_diffs(&diff, &found).await.unwrap();

@@ -109,6 +109,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         kind: "CommCareCase".to_owned(),
         diffs: None,
         changes: Some(("[]".to_owned(), "x".to_owned())),
+        order: state::case_order::FormOrder::Agreed,
     };
     assert_eq!(state.finish_diffs(&claim, &[compared]).await.unwrap(), 0);
     let claim = fixture.claimed(driven, Stage::Case, &["a"]).await;
@@ -143,11 +144,12 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         .requeue_forms(&driven.lease, &strings(&["g"]), true, 10)
         .await
         .unwrap();
-    sqlx::query("insert into patched_case (migration_id, case_id) values ($1, 'a')")
-        .bind(driven.id.0)
-        .execute(&fixture.sql)
-        .await
-        .unwrap();
+    for sql in [
+        "insert into patched_case (migration_id, case_id) values ($1, 'a')",
+        "insert into case_order (migration_id, bucket, case_id, standing, digest) values ($1, 0, 'a', 'kept', '')",
+    ] {
+        sqlx::query(sql).bind(driven.id.0).execute(&fixture.sql).await.unwrap();
+    }
     for (table, rows) in rows_by_table(fixture, driven.id).await {
         let partition = table.starts_with("staged_update_");
         assert!(rows > 0 || partition, "the test puts something into {table}");

@@ -42,6 +42,7 @@ async fn diffs_and_changes_come_back_byte_by_byte() {
         kind: "CommCareCase".to_owned(),
         diffs: Some(AWKWARD.to_owned()),
         changes: Some((AWKWARD.to_owned(), "a reason \u{2014} with \"quotes\"".to_owned())),
+        order: state::case_order::FormOrder::Agreed,
     };
     fixture.state.finish_diffs(&claim, &[found]).await.unwrap();
     let diffs = fixture.state.diff_records(driven.id, &[], &[], None, 9).await.unwrap();

@@ -43,6 +43,9 @@ const CASE_BATCH_WEIGHT: i64 = 4000;
 /// How often the last look may find changed documents before the run ends with what it has: submissions are blocked, so
 /// that changes come from a few operations only. Whatever is left is not diffed at its revision, and stands against COMMIT.
 const ROUNDS: usize = 5;
+/// Replays that comparisons may ask for before a case is settled: one to try the order in which Couch applied its forms, one
+/// to take that back.
+const ORDER_REPLAYS: usize = 2;
 /// Windows of batches that are cut ahead of the workers: enough that they never wait for a cut.
 const CUT_AHEAD: usize = 2;
 
@@ -316,13 +319,28 @@ impl Driver {
             weight: i64::MAX,
             batches: settings.window * CUT_AHEAD,
         };
+        // A comparison may ask for a replay in another order, and a second one to take that back.
+        for _ in 0..=ORDER_REPLAYS {
+            self.compare_pending(&limits).await?;
+            let (dirty, _) = state.pending_cases(self.migration.id).await?;
+            if dirty == 0 {
+                return Ok(());
+            }
+            self.replay().await?;
+        }
+        Ok(())
+    }
+
+    /// Compares until nothing is pending, or nothing gets less.
+    async fn compare_pending(&self, limits: &CutLimits) -> Step<()> {
+        let state = &self.context.state;
         loop {
             let (_, before) = state.pending_cases(self.migration.id).await?;
             if before == 0 {
                 return Ok(());
             }
             state.restart_scan(&self.lease, DIFF_PASS).await?;
-            self.pass(Stage::Diff, &limits).await?;
+            self.pass(Stage::Diff, limits).await?;
             let (_, after) = state.pending_cases(self.migration.id).await?;
             if after >= before {
                 return Ok(());
