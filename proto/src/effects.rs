@@ -256,4 +256,20 @@ pub enum CaseEvent {
         /// Form ids in the wanted order.
         form_ids: Vec<FormId>,
     },
+    /// What a patch sets in ledgers beside its form. It changes no balance.
+    LedgerCorrection {
+        /// Daily consumptions, each ledger once.
+        consumptions: Vec<LedgerConsumption>,
+    },
+}
+
+/// The daily consumption of a ledger, as Couch's side has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerConsumption {
+    /// Section.
+    pub section_id: String,
+    /// Entry: the product.
+    pub entry_id: String,
+    /// A decimal number as text.
+    pub daily_consumption: String,
 }

@@ -122,6 +122,8 @@ pub fn replay(input: ReplayInput<'_>) -> Replayed {
         match event {
             CaseEvent::CopiedDeleted { doc, staged_on } => seed = Some((doc.as_str(), *staged_on)),
             CaseEvent::OrderOverride { form_ids } => wanted_order = Some(form_ids.as_slice()),
+            // No row of the replay holds it: it is written once the ledger has its row.
+            CaseEvent::LedgerCorrection { .. } => {}
         }
     }
     let forms = order::sorted(forms);

@@ -59,6 +59,16 @@ impl PatchRecord {
             },
         }
     }
+
+    /// Entries of the case itself.
+    pub fn diffs(&self) -> &[Value] {
+        &self.diffs
+    }
+
+    /// Lists of entries, by ledger.
+    pub const fn ledgers(&self) -> &Map<String, Value> {
+        &self.ledgers
+    }
 }
 
 fn entries(list: &mut Value) -> Vec<Value> {
@@ -115,10 +125,11 @@ fn is_xform_ids(diff: &Diff) -> bool {
     diff.diff_type == DiffType::SetMismatch && diff.path == [PathElement::key("xform_ids"), PathElement::key(ANY_INDEX)]
 }
 
-/// What a patch form leaves behind: what no form can change, and a property that Couch lacks and that a form can only make
-/// empty.
+/// What a patch form leaves behind: what no form can change, and a property that Couch lacks, or has null for, and that a
+/// form can only make empty.
 fn is_leftover(diff: &Diff) -> bool {
-    !is_patchable(diff) || (diff.old == Side::Missing && diff.new == Side::text(""))
+    let is_nothing = diff.old.as_value().is_none_or(Value::is_null);
+    !is_patchable(diff) || (is_nothing && diff.new == Side::text(""))
 }
 
 /// What the check of a ledger must know beside its differences.

@@ -31,6 +31,7 @@ mod blobmeta;
 mod case_rows;
 mod changes;
 mod config;
+mod consumption;
 mod copy;
 mod ddl;
 mod error;
@@ -53,6 +54,7 @@ mod transaction;
 
 pub use blobmeta::{BlobChange, BlobRetype, RemovedBlob};
 pub use config::{ConnectionConfig, ShardConfig, TargetConfig};
+pub use consumption::DailyConsumption;
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use fence::FENCE_TABLE;
 pub use merge_forms::MergeCounts;

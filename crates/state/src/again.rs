@@ -122,14 +122,15 @@ impl State {
         Ok(revived.len())
     }
 
-    /// Ids of documents on record as there, in order, after an id.
+    /// Ids of documents on record as there, in order, after an id. Patch forms are none of Couch's.
     ///
     /// # Errors
     /// Database errors.
     pub async fn staged_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
         Ok(sqlx::query_scalar(
-            "select doc_id from doc_revision where migration_id = $1 and doc_id > $2 and not deleted
-             order by doc_id limit $3",
+            "select d.doc_id from doc_revision d where d.migration_id = $1 and d.doc_id > $2 and not d.deleted
+               and not exists (select 1 from patch_form p where p.migration_id = $1 and p.form_id = d.doc_id)
+             order by d.doc_id limit $3",
         )
         .bind(id.0)
         .bind(after)

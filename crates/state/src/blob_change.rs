@@ -56,15 +56,18 @@ pub enum BlobOrigin {
     XmlProperty,
     /// Lost XML: it was rebuilt from the document's form JSON.
     FormJson,
+    /// The XML of a patch form.
+    Patch,
 }
 
 impl BlobOrigin {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Reference,
         Self::Inline,
         Self::Copy,
         Self::XmlProperty,
         Self::FormJson,
+        Self::Patch,
     ];
 
     /// Its name in the table.
@@ -75,6 +78,7 @@ impl BlobOrigin {
             Self::Copy => "copy",
             Self::XmlProperty => "xml_property",
             Self::FormJson => "form_json",
+            Self::Patch => "patch",
         }
     }
 

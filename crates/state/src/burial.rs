@@ -26,10 +26,18 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn writings(&self, claim: &Claim) -> Result<HashMap<String, i64>, StateError> {
+        self.writings_of(claim, &claim.ids).await
+    }
+
+    /// The same of other documents.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn writings_of(&self, claim: &Claim, doc_ids: &[String]) -> Result<HashMap<String, i64>, StateError> {
         let rows: Vec<(String, i64)> =
             sqlx::query_as("select doc_id, begun from doc_revision where migration_id = $1 and doc_id = any($2)")
                 .bind(claim.migration_id.0)
-                .bind(&claim.ids)
+                .bind(doc_ids)
                 .fetch_all(&self.pool)
                 .await?;
         Ok(rows.into_iter().collect())

@@ -11,6 +11,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::{Claim, check_claim, finish_claim, insert_batch};
 use crate::outcome::{DocError, record_errors, record_missing_docs};
+use crate::patch_outcome;
 use crate::scan::with_buckets;
 use crate::{State, StateError};
 
@@ -234,14 +235,17 @@ async fn record_verdicts(
     claim: &Claim,
     results: &CaseResults,
 ) -> Result<(), StateError> {
-    let verdicts = &results.verdicts;
+    if results.verdicts.is_empty() {
+        return Ok(());
+    }
+    let verdicts = patch_outcome::give_up(tx, claim, &results.verdicts).await?;
     if verdicts.is_empty() {
         return Ok(());
     }
     let id = claim.migration_id.0;
     let by_form: BTreeMap<&str, &Verdict> = verdicts
         .iter()
-        .map(|verdict| (verdict.form_id.as_str(), verdict))
+        .map(|verdict| (verdict.form_id.as_str(), *verdict))
         .collect();
     let form_ids: Vec<&str> = by_form.keys().copied().collect();
     let revisions: Vec<(String, String, String, i64)> = sqlx::query_as(
@@ -255,7 +259,7 @@ async fn record_verdicts(
     if revisions.len() < by_form.len() {
         return Err(StateError::Corrupt("revision of a staged form"));
     }
-    let moved = dirty_among(tx, claim, verdicts).await?;
+    let moved = dirty_among(tx, claim, &verdicts).await?;
     let mut again: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(revisions.len());
     for (form_id, doc_type, rev, begun) in &revisions {
@@ -324,7 +328,7 @@ async fn record_verdicts(
 async fn dirty_among(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
-    verdicts: &[Verdict],
+    verdicts: &[&Verdict],
 ) -> Result<HashSet<String>, StateError> {
     let case_ids: Vec<String> = verdicts.iter().map(|verdict| verdict.case_id.clone()).collect();
     let (buckets, ids) = with_buckets(&case_ids);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use proto::doctype::DocType;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::again::requeue_named;
@@ -15,6 +16,8 @@ use crate::blob_change::{BlobChange, record_blob_changes};
 use crate::burial::look_again;
 use crate::deleted_case;
 use crate::outcome::record_outcomes;
+use crate::patch::PatchResults;
+use crate::patch_outcome;
 use crate::{State, StateError};
 
 pub use crate::deleted_case::StagedDeletedCase;
@@ -111,6 +114,8 @@ pub struct FormResults {
     pub gone: Vec<String>,
     /// Numbers of their burials, of [`State::begin_burials`]. Those that have none are looked at again.
     pub burials: HashMap<String, i64>,
+    /// Of a batch of cases to patch.
+    pub patches: PatchResults,
 }
 
 /// Number of a `_rev`, the part before the dash.
@@ -254,6 +259,9 @@ impl State {
         deleted_case::stage(&mut tx, claim, &deleted).await?;
         look_again(&mut tx, claim, &again).await?;
         requeue_named(&mut tx, claim.migration_id, &results.named).await?;
+        if claim.doc_type == DocType::CommCareCase {
+            patch_outcome::finish(&mut tx, claim, &results.patches, &results.gone).await?;
+        }
         let settled = forms.iter().map(|form| form.form_id.as_str());
         let settled = settled.chain(deleted.iter().map(|case| case.case_id.as_str()));
         let settled = settled.chain(buried.iter().map(String::as_str)).collect();
@@ -391,7 +399,11 @@ async fn stale<'a>(
 }
 
 /// Takes away what forms had staged; the cases they touched become dirty.
-async fn unstage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, form_ids: &[&str]) -> Result<(), StateError> {
+pub(crate) async fn unstage(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    form_ids: &[&str],
+) -> Result<(), StateError> {
     if form_ids.is_empty() {
         return Ok(());
     }

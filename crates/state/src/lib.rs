@@ -11,6 +11,7 @@
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone.
+//! * [`patch`]: patch forms, and records that cannot be patched.
 //! * [`stats`]: what the operator is shown.
 //! * [`commit`], [`reset`]: the two ends of a migration.
 
@@ -30,6 +31,8 @@ pub mod form_stage;
 pub mod migration;
 pub mod names;
 mod outcome;
+pub mod patch;
+mod patch_outcome;
 mod removal;
 pub mod reset;
 pub mod run;

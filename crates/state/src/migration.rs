@@ -66,6 +66,8 @@ pub enum Phase {
     Settle,
     /// Cases are compared.
     Diff,
+    /// Patch forms are written, and their cases compared again.
+    Patch,
     /// The ids of both sides are compared.
     Missing,
     /// The last run went through all phases.
@@ -73,12 +75,13 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Idle,
         Self::Scan,
         Self::Replay,
         Self::Settle,
         Self::Diff,
+        Self::Patch,
         Self::Missing,
         Self::Finished,
     ];
@@ -91,6 +94,7 @@ impl Phase {
             Self::Replay => "replay",
             Self::Settle => "settle",
             Self::Diff => "diff",
+            Self::Patch => "patch",
             Self::Missing => "missing",
             Self::Finished => "finished",
         }

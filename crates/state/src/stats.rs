@@ -79,7 +79,7 @@ impl State {
                  select doc_type, items from stage_total where migration_id = $1 and stage = 'form'
                  union all
                  select doc_type, item_count from batch where migration_id = $1 and stage = 'form' and state = 'done') s
-               group by doc_type
+               where doc_type <> 'CommCareCase' group by doc_type
              union all select 'staged', 'CommCareCase', count(*) from case_state where migration_id = $1 and generation > 0
              union all select 'diffs', kind, count(*) from doc_diff where migration_id = $1 group by kind
              union all select 'missing', kind, count(*) from missing_doc where migration_id = $1 group by kind

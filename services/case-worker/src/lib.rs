@@ -10,7 +10,7 @@ mod replay;
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use hqsql::{FencedTx, ShardId, Target};
+use hqsql::{DailyConsumption, FencedTx, ShardId, Target};
 use proto::topology::Stage;
 use service::domain_options::DomainOptions;
 use service::worker::{BatchFailure, BatchHandler};
@@ -88,6 +88,16 @@ impl CaseHandler {
         staged_as: &HashMap<String, i64>,
     ) -> Result<(), BatchFailure> {
         tx.merge_cases(&outcome.bundles, &outcome.absent).await?;
+        let corrections = outcome.corrections.iter();
+        let consumptions: Vec<DailyConsumption<'_>> = corrections
+            .map(|(case_id, one)| DailyConsumption {
+                case_id,
+                section_id: &one.section_id,
+                entry_id: &one.entry_id,
+                value: &one.daily_consumption,
+            })
+            .collect();
+        tx.set_daily_consumptions(&consumptions).await?;
         tx.commit().await?;
         self.remove_forms(claim, &outcome.verdicts, staged_as).await
     }

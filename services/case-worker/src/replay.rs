@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use casemodel::{Mode, Options, ReplayInput};
-use proto::effects::{CaseEvent, FormEffects};
+use proto::effects::{CaseEvent, FormEffects, LedgerConsumption};
 use proto::ids::{CaseId, Domain};
 use proto::rows::{CaseBundle, RejectReason};
 use service::domain_options::DomainOptions;
@@ -25,6 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub(crate) failed: Vec<FailedCase>,
+    /// What patches set in the ledgers of cases beside their forms.
+    pub(crate) corrections: Vec<(String, LedgerConsumption)>,
 }
 
 #[derive(Default)]
@@ -60,6 +62,12 @@ pub(crate) fn replay_batch(
                 }
             }
             continue;
+        }
+        for event in &inputs.events {
+            if let CaseEvent::LedgerCorrection { consumptions } = event {
+                let of_case = consumptions.iter().map(|one| (case_id.clone(), one.clone()));
+                outcome.corrections.extend(of_case);
+            }
         }
         let replayed = casemodel::replay(ReplayInput {
             domain,

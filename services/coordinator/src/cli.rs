@@ -12,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::{Cases, Output, Selection};
 use crate::commands::init::TargetTables;
-use crate::commands::migrate::{Forms, Order, Wait};
+use crate::commands::migrate::{CaseDiff, Forms, Order, Wait};
+use crate::commands::patch::{PatchRun, PatchedSelection};
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
-use crate::commands::{Confirmation, commit, couch_sql_diff, init, migrate, multiple, reset, serve, started, stats};
+use crate::commands::{
+    Confirmation, commit, couch_sql_diff, init, migrate, multiple, patch, reset, serve, started, stats,
+};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::Mode;
@@ -149,6 +152,12 @@ pub struct MigrateArgs {
     /// ids with commas, or a path to a file of ids.
     #[arg(long, value_name = "FORMS", conflicts_with_all = ["live", "finish"])]
     pub forms: Option<String>,
+    /// MIGRATE: when cases are compared, and whether differences are patched then.
+    #[arg(long, value_enum)]
+    pub case_diff: Option<CaseDiffWay>,
+    /// MIGRATE: the same as --forms=missing --case-diff=patch.
+    #[arg(long, conflicts_with_all = ["forms", "case_diff", "live"])]
+    pub patch: bool,
     /// MIGRATE: put the run on record for `serve` and return.
     #[arg(long)]
     pub detach: bool,
@@ -186,6 +195,19 @@ pub struct MultipleArgs {
     pub state_dir: Option<PathBuf>,
 }
 
+/// When cases are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaseDiffWay {
+    /// When all forms are migrated.
+    After,
+    /// Also migrate forms that differences put in doubt, then patch, then compare again.
+    Patch,
+    /// Not in this run; cases stay pending.
+    None,
+    /// Understood for old runbooks: the same as after.
+    Asap,
+}
+
 /// What to do with differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DiffAction {
@@ -193,6 +215,8 @@ pub enum DiffAction {
     Show,
     /// Compare cases again.
     Cases,
+    /// Make SQL cases say what their Couch cases say, as far as forms can, and compare them again.
+    Patch,
 }
 
 /// Arguments of `couch_sql_diff`.
@@ -209,6 +233,12 @@ pub struct DiffArgs {
     /// show: changes instead of diffs.
     #[arg(long)]
     pub changes: bool,
+    /// show: what patch forms recorded. --select is then forms:id,id or cases:id,id.
+    #[arg(long, conflicts_with = "changes")]
+    pub patched: bool,
+    /// patch: print each patch form and what it does, and write nothing.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// show: CSV.
     #[arg(long)]
     pub csv: bool,
@@ -278,7 +308,12 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
             let order = Order {
                 mode: mode(args.live, args.finish),
-                forms: Forms::parse(args.forms.as_deref())?,
+                forms: if args.patch {
+                    Forms::Missing
+                } else {
+                    Forms::parse(args.forms.as_deref())?
+                },
+                case_diff: case_diff(args),
             };
             migrate::migrate(context, &domain, &order, wait, stop).await
         }
@@ -307,6 +342,21 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
     }
 }
 
+fn case_diff(args: &MigrateArgs) -> CaseDiff {
+    match args.case_diff {
+        _ if args.patch => CaseDiff::Patch,
+        None | Some(CaseDiffWay::After) => CaseDiff::After,
+        Some(CaseDiffWay::Patch) => CaseDiff::Patch,
+        Some(CaseDiffWay::None) => CaseDiff::None,
+        Some(CaseDiffWay::Asap) => {
+            eprintln!(
+                "--case-diff=asap is the same as after: cases are compared by many workers once forms are migrated"
+            );
+            CaseDiff::After
+        }
+    }
+}
+
 fn mode(live: bool, finish: bool) -> Mode {
     match (live, finish) {
         (true, _) => Mode::Live,
@@ -329,7 +379,22 @@ async fn until_stopped(stop: CancellationToken, command: impl Future<Output = Re
 async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) -> Result<Exit> {
     state_dir(args.state_dir.as_ref());
     let domain = Domain::new(args.domain.clone());
+    if (args.dry_run && args.action != DiffAction::Patch) || (args.patched && args.action != DiffAction::Show) {
+        return Err(Failure::new(
+            "C2S-0121",
+            "--dry-run belongs to `patch`, and --patched to `show`",
+            "leave it out",
+        ));
+    }
     match args.action {
+        DiffAction::Patch => {
+            let run = if args.dry_run {
+                PatchRun::Preview
+            } else {
+                PatchRun::Write
+            };
+            patch::patch(context, &domain, &patch::scope(args.select.as_deref())?, run, stop).await
+        }
         DiffAction::Show => {
             let table = if args.changes {
                 RecordTable::Changes
@@ -341,6 +406,10 @@ async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) 
                 (_, true) => Output::Json,
                 _ => Output::Text,
             };
+            if args.patched {
+                let selection = PatchedSelection::parse(args.select.as_deref())?;
+                return patch::show_patched(context, &domain, &selection, output).await;
+            }
             let selection = Selection::parse(args.select.as_deref())?;
             couch_sql_diff::show(context, &domain, table, &selection, output, args.batch_size).await
         }
@@ -384,6 +453,11 @@ mod tests {
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --forms=missing",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --patch",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --forms=missing --case-diff=patch",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --case-diff=asap",
+            "coordinator couch_sql_diff d patch --select=a,b --dry-run",
+            "coordinator couch_sql_diff d show --patched --select=cases:a",
             "coordinator migrate_domain_from_couch_to_sql d unfinish",
             "coordinator migrate_multiple_domains_from_couch_to_sql --live list.txt",
             "coordinator show_started_migrations --stats",
@@ -396,5 +470,16 @@ mod tests {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         assert!(Cli::try_parse_from(["coordinator", "migrate_domain_from_couch_to_sql", "d", "migrate"]).is_err());
+        for excluded in ["--forms=missing", "--case-diff=none"] {
+            let line = [
+                "coordinator",
+                "migrate_domain_from_couch_to_sql",
+                "d",
+                "MIGRATE",
+                "--patch",
+                excluded,
+            ];
+            assert!(Cli::try_parse_from(line).is_err(), "{excluded}");
+        }
     }
 }

@@ -20,6 +20,8 @@ pub enum Command {
     Reset,
     /// `couch_sql_diff cases`.
     DiffCases,
+    /// `couch_sql_diff patch`.
+    Patch,
 }
 
 /// How a `MIGRATE` is meant.
@@ -126,13 +128,14 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "the migration is live",
             "finish it first: MIGRATE --finish",
         )),
-        (Command::DiffCases, Status::InProgress | Status::DryRun) | (Command::Unfinish, Status::InProgress) => Ok(()),
+        (Command::DiffCases | Command::Patch, Status::InProgress | Status::DryRun)
+        | (Command::Unfinish, Status::InProgress) => Ok(()),
         (Command::Unfinish, Status::DryRun) => Err(Failure::new(
             "C2S-4054",
             "the migration is live already",
             "there is nothing to take back",
         )),
-        (Command::Commit | Command::DiffCases | Command::Unfinish, _) => Err(Failure::new(
+        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish, _) => Err(Failure::new(
             "C2S-4006",
             "the domain is not being migrated",
             "start with MIGRATE",

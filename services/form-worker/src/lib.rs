@@ -10,13 +10,19 @@
 //!
 //! A document that cannot be migrated is recorded with its reason, and the others go on. Deleted cases pass here too: their
 //! document becomes an event, an input of the case's replay.
+//!
+//! A batch of live cases is one of cases to patch: their recorded differences become forms ([`Patcher`]), which are written
+//! and staged as if they had been documents.
 
 mod form_blobs;
+mod patch_records;
+mod patches;
 mod plan;
 mod read;
 mod swapped;
 mod system_actions;
 mod write;
+mod write_patches;
 
 use std::collections::HashSet;
 
@@ -25,12 +31,16 @@ use blobs::BlobStore;
 use couch::Database;
 use formmodel::Treatment;
 use hqsql::Target;
+use proto::doctype::DocType;
 use proto::topology::Stage;
 use service::config::Config;
 use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
 use state::form_stage::FormResults;
+
+pub use crate::patch_records::patch_records;
+pub use crate::patches::{Patcher, Patches, PlannedPatch};
 
 use crate::plan::Candidate;
 
@@ -91,6 +101,13 @@ impl BatchHandler for FormHandler {
 
     async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
         let mut results = FormResults::default();
+        if claim.doc_type == DocType::CommCareCase {
+            self.patch(claim, &mut results).await?;
+            let known = self.state.writings_of(claim, &results.gone).await?;
+            self.remove_rows(claim, &known, &mut results).await?;
+            self.state.finish_forms(claim, &results).await?;
+            return Ok(());
+        }
         let mut gathered: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
         let known = self.state.writings(claim).await?;

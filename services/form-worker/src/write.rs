@@ -20,8 +20,8 @@ use crate::plan::Candidate;
 use crate::read::failed_candidate;
 
 /// A form on its way into the target.
-struct Written {
-    candidate: Candidate,
+pub(crate) struct Written {
+    pub(crate) candidate: Candidate,
     form: MigratedForm,
     first_staged_at: DateTime<Utc>,
     seen_before: bool,
@@ -92,7 +92,7 @@ impl FormHandler {
     }
 
     /// Runs the rules off the async threads: reading some hundred XML documents takes them many milliseconds.
-    async fn migrate(
+    pub(crate) async fn migrate(
         &self,
         domain: &Domain,
         candidates: Vec<Candidate>,
@@ -140,7 +140,7 @@ impl FormHandler {
 
     /// Writes forms of one shard. A form that turns out to be superseded, or that the target refuses, is left out, and the
     /// transaction starts again without it.
-    async fn write_shard(
+    pub(crate) async fn write_shard(
         &self,
         claim: &Claim,
         shard: ShardId,
@@ -404,6 +404,12 @@ fn new_rows(domain: &Domain, candidate: &Candidate, created_on: DateTime<Utc>) -
 }
 
 fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure> {
+    let diffs = diffs(&one.candidate, &one.form, stored)?;
+    staged_form(one, diffs)
+}
+
+/// What is staged of a form, with its diffs.
+pub(crate) fn staged_form(one: Written, diffs: Option<String>) -> Result<StagedForm, BatchFailure> {
     let Written {
         candidate,
         form,
@@ -411,7 +417,6 @@ fn staged(one: Written, stored: &FormBundle) -> Result<StagedForm, BatchFailure>
         begun,
         ..
     } = one;
-    let diffs = diffs(&candidate, &form, stored)?;
     let mut cases = Vec::with_capacity(form.cases.len());
     for (case_id, effects) in &form.cases {
         cases.push(StagedCase {
@@ -449,6 +454,6 @@ fn diffs(candidate: &Candidate, form: &MigratedForm, stored: &FormBundle) -> Res
     ))
 }
 
-fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, BatchFailure> {
+pub(crate) fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, BatchFailure> {
     rmp_serde::to_vec_named(value).map_err(|_| BatchFailure::defect("an effect cannot be encoded"))
 }

@@ -63,10 +63,14 @@ fn is_at(diff: &Diff, name: &'static str) -> bool {
     diff.path == [PathElement::key(name)]
 }
 
-/// A text that Couch has and SQL has null for.
+/// A number, as text, that Couch has and SQL has null for.
 fn wanted_directly(diff: &Diff) -> Option<&str> {
     match (&diff.old, &diff.new) {
-        (Side::Value(Value::String(old)), Side::Value(Value::Null)) if diff.diff_type == DiffType::Type => Some(old),
+        (Side::Value(Value::String(old)), Side::Value(Value::Null))
+            if diff.diff_type == DiffType::Type && old.parse::<f64>().is_ok() =>
+        {
+            Some(old)
+        }
         _ => None,
     }
 }

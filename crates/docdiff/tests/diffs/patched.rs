@@ -104,6 +104,13 @@ fn an_emptied_property_is_a_leftover() {
         &diffs(&[emptied, extra_forms("p")]),
         &[of_case(&entry)]
     ));
+    let nameless = json!({"type": "type", "path": ["name"], "old_value": null, "new_value": ""});
+    let entry_of_name = json!([{"path": ["name"], "patch": true, "old": null, "new": "Thing"}]);
+    assert!(is_case_patched(
+        "c",
+        &diffs(&[nameless, extra_forms("p")]),
+        &[of_case(&entry_of_name)]
+    ));
     let original = json!({"type": "missing", "path": ["age"], "new_value": "7"});
     assert!(!is_case_patched(
         "c",

@@ -17,6 +17,7 @@ mod leases;
 mod model;
 mod named;
 mod orders;
+mod patches;
 mod plans;
 mod reset;
 mod scans;

@@ -147,6 +147,8 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
     for sql in [
         "insert into patched_case (migration_id, case_id) values ($1, 'a')",
         "insert into case_order (migration_id, bucket, case_id, standing, digest) values ($1, 0, 'a', 'kept', '')",
+        "insert into patch_form (migration_id, form_id, case_id, record) values ($1, 'p', 'a', 'changes')",
+        "insert into patch_refusal (migration_id, doc_id, record, kind, code, message) values ($1, 'a', 'changes', 'k', 'c', 'm')",
     ] {
         sqlx::query(sql).bind(driven.id.0).execute(&fixture.sql).await.unwrap();
     }

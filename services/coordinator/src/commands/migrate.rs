@@ -77,6 +77,29 @@ impl Forms {
     }
 }
 
+/// When cases are compared, and whether they are patched then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaseDiff {
+    /// `--case-diff=after`: when all forms are migrated.
+    #[default]
+    After,
+    /// `--case-diff=patch`: then also forms that differences put in doubt are migrated, what differs is patched, and
+    /// compared once more.
+    Patch,
+    /// `--case-diff=none`: they stay pending.
+    None,
+}
+
+impl CaseDiff {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::After => "after",
+            Self::Patch => "patch",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a `MIGRATE` is asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
@@ -84,11 +107,39 @@ pub struct Order {
     pub mode: Mode,
     /// Forms that get a second chance.
     pub forms: Forms,
+    /// Whether cases are compared and patched.
+    pub case_diff: CaseDiff,
 }
 
 impl Order {
+    /// That of a run on record.
+    pub(crate) fn of(run: &Run) -> Self {
+        let text = |key: &str| run.arguments.get(key).and_then(Value::as_str).unwrap_or_default();
+        let ways = [CaseDiff::After, CaseDiff::Patch, CaseDiff::None];
+        Self {
+            mode: Mode::parse(text("mode")).unwrap_or_default(),
+            forms: Forms::of(run),
+            case_diff: ways
+                .into_iter()
+                .find(|way| way.as_str() == text("case_diff"))
+                .unwrap_or_default(),
+        }
+    }
+
     fn to_json(&self) -> Value {
-        json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json() })
+        json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str() })
+    }
+
+    /// Patching migrates missing forms on its way; other forms are another order.
+    fn check(&self) -> Result<()> {
+        match (self.case_diff, &self.forms) {
+            (CaseDiff::Patch, Forms::Ids(_)) => Err(Failure::new(
+                "C2S-0120",
+                "--case-diff=patch goes with --forms=missing only",
+                "migrate these forms first, then run MIGRATE --patch",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -96,7 +147,7 @@ impl From<Mode> for Order {
     fn from(mode: Mode) -> Self {
         Self {
             mode,
-            forms: Forms::AsFound,
+            ..Self::default()
         }
     }
 }
@@ -112,6 +163,7 @@ pub async fn migrate(
     wait: Wait,
     stop: CancellationToken,
 ) -> Result<Exit> {
+    order.check()?;
     let started = Instant::now();
     if wait == Wait::No && context.state.alive("serve").await? == 0 {
         return Err(Failure::new(
@@ -189,7 +241,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
         },
     )?;
     let started = found.is_some_and(|migration| migration.status != Status::NotStarted);
-    if order.forms != Forms::AsFound && !started {
+    if order.forms != Forms::AsFound && order.case_diff != CaseDiff::Patch && !started {
         return Err(Failure::new(
             "C2S-4006",
             format!("{domain} is not being migrated, so that none of its forms can be missing"),
@@ -203,7 +255,8 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
         .queue_run(migration.id, "MIGRATE", &order.to_json(), &context.operator)
         .await?;
     if !new {
-        let asks_for_more = order.mode == Mode::Finish || order.forms != Forms::AsFound;
+        let asks_for_more =
+            order.mode == Mode::Finish || order.forms != Forms::AsFound || order.case_diff != CaseDiff::After;
         if asks_for_more && run.arguments != order.to_json() {
             return Err(Failure::new(
                 "C2S-4056",

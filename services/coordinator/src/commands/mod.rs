@@ -5,6 +5,7 @@ pub mod couch_sql_diff;
 pub mod init;
 pub mod migrate;
 pub mod multiple;
+pub mod patch;
 pub mod reset;
 pub mod serve;
 pub mod started;

@@ -5,6 +5,7 @@ use proto::ids::Domain;
 use serde_json::json;
 use state::Status;
 use state::blob_change::BlobOrigin;
+use state::patch::PatchCounts;
 use state::stats::TypeStats;
 
 use crate::context::Context;
@@ -41,6 +42,7 @@ struct Found {
     restored_xml: i64,
     /// Rows of blob metadata that were removed.
     removed_blobmeta: i64,
+    patches: PatchCounts,
 }
 
 impl Found {
@@ -118,6 +120,7 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         undiffed: obstacles.undiffed,
         restored_xml,
         removed_blobmeta,
+        patches: context.state.patch_counts(migration.id).await?,
     })
 }
 
@@ -146,6 +149,7 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         undiffed: 0,
         restored_xml: 0,
         removed_blobmeta: 0,
+        patches: PatchCounts::default(),
     })
 }
 
@@ -206,6 +210,18 @@ fn print_pending(domain: &Domain, found: &Found) {
             found.removed_blobmeta
         );
     }
+    if found.patches.cases > 0 {
+        println!(
+            "{} cases were patched: `couch_sql_diff {domain} show --patched` shows what was recorded.",
+            found.patches.cases
+        );
+    }
+    if found.patches.refused > 0 {
+        println!(
+            "{} records could not be patched: `stats --verbose` tells why.",
+            found.patches.refused
+        );
+    }
     if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
         println!("Look at differences with `couch_sql_diff {domain} show`.");
     }
@@ -225,6 +241,13 @@ async fn print_lists(context: &Context, migration: &state::Migration) -> Result<
     }
     for (kind, doc_id) in missing {
         println!("  {kind} {doc_id}");
+    }
+    let refusals = context.state.patch_refusals(migration.id, LISTED).await?;
+    if !refusals.is_empty() {
+        println!("\nNot patched (the first {LISTED} at most):");
+    }
+    for refusal in &refusals {
+        println!("  {}", super::patch::refused(refusal));
     }
     let restored = context.state.restored_xml(migration.id, LISTED).await?;
     if !restored.is_empty() {
@@ -256,5 +279,7 @@ fn as_json(domain: &Domain, found: &Found) -> serde_json::Value {
         "pending_case_diffs": found.undiffed,
         "restored_form_xml": found.restored_xml,
         "removed_blob_metadata": found.removed_blobmeta,
+        "patched_cases": found.patches.cases,
+        "patch_refusals": found.patches.refused,
     })
 }

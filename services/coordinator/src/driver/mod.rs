@@ -1,7 +1,7 @@
 //! The driver of one domain: takes its lease, and leads the migration through its phases.
 //!
 //! ```text
-//!   start -> scan (form batches) -> replay (case batches) -> settle -> diff (diff batches) -> missing -> finished
+//!   start -> scan (form batches) -> replay (case batches) -> settle -> diff (diff batches) -> missing -> patch -> finished
 //! ```
 //!
 //! A phase begins when the one before it has drained, and drained means that the rows say so. Every write of the driver
@@ -10,6 +10,7 @@
 mod blob_check;
 mod dispatch;
 mod missing;
+mod patch;
 mod scan;
 mod second_chance;
 mod start;
@@ -29,12 +30,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::commands::commit;
-use crate::commands::migrate::Forms;
+use crate::commands::migrate::{CaseDiff, Forms, Order};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
 use dispatch::Dispatcher;
 
+pub use patch::{PatchScope, patch_only};
 pub(crate) use scan::{DESIGN, VIEW};
 pub use steps::{DiffScope, couch_counts, diff_only, scan_page_after};
 
@@ -202,10 +204,11 @@ async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost
 impl Driver {
     async fn run(&mut self, run: &Run) -> Step<String> {
         self.cutoff = self.start(run).await?;
-        self.phases(&Forms::of(run)).await
+        self.phases(run).await
     }
 
-    async fn phases(&self, forms: &Forms) -> Step<String> {
+    async fn phases(&self, run: &Run) -> Step<String> {
+        let order = Order::of(run);
         let state = &self.context.state;
         // First, so that the documents of batches that were set aside are not tried twice.
         state.unpark(self.migration.id).await?;
@@ -218,11 +221,13 @@ impl Driver {
                 "documents that failed or were missing are tried again"
             );
         }
-        second_chance::requeue(self, forms).await?;
+        if order.case_diff != CaseDiff::Patch {
+            second_chance::requeue(self, &order.forms).await?;
+        }
         self.scan_and_replay().await?;
         self.settle().await?;
         for _ in 0..ROUNDS {
-            self.diff().await?;
+            self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
             let changed = missing::find(self).await?;
             if changed == 0 {
@@ -233,6 +238,14 @@ impl Driver {
                 "documents have changed since; they are migrated or compared again"
             );
             self.scan_and_replay().await?;
+        }
+        if order.case_diff == CaseDiff::Patch {
+            second_chance::requeue(self, &Forms::Missing).await?;
+            self.scan_and_replay().await?;
+            self.phase(Phase::Diff).await?;
+            self.diff_pending().await?;
+            self.phase(Phase::Patch).await?;
+            patch::patch(self, &run.operator, &PatchScope::Recorded).await?;
         }
         self.phase(Phase::Finished).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
@@ -303,10 +316,13 @@ impl Driver {
         }
     }
 
-    async fn diff(&self) -> Step<()> {
+    async fn diff(&self, which: CaseDiff) -> Step<()> {
         self.phase(Phase::Diff).await?;
         scan::record_all_cases(self).await?;
-        self.diff_pending().await
+        match which {
+            CaseDiff::None => Ok(()),
+            CaseDiff::After | CaseDiff::Patch => self.diff_pending().await,
+        }
     }
 
     async fn diff_pending(&self) -> Step<()> {

@@ -10,7 +10,7 @@ use state::Migration;
 use state::scan::Cursor;
 use tokio_util::sync::CancellationToken;
 
-use super::{DESIGN, Dispatcher, Driver, Interruption, StopSignals, VIEW, scan};
+use super::{DESIGN, Dispatcher, Driver, Interruption, Step, StopSignals, VIEW, scan};
 use crate::commands::HeldDomain;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -27,6 +27,29 @@ pub async fn diff_only(
     signals: StopSignals,
     which: DiffScope,
 ) -> Result<bool> {
+    let held = held_driver(context, broker, migration, signals).await?;
+    let compared = async {
+        if which == DiffScope::AllCases {
+            scan::record_all_cases(&held.driver).await?;
+        }
+        held.driver.diff_pending().await
+    }
+    .await;
+    held.end(context, compared).await
+}
+
+/// A driver of a command that needs no run, with the lease that it holds.
+pub(super) struct HeldDriver {
+    held: HeldDomain,
+    pub(super) driver: Driver,
+}
+
+pub(super) async fn held_driver(
+    context: &Arc<Context>,
+    broker: Arc<dyn Broker>,
+    migration: &Migration,
+    signals: StopSignals,
+) -> Result<HeldDriver> {
     let held = HeldDomain::take(context, migration).await?;
     let driver = Driver {
         context: Arc::clone(context),
@@ -38,23 +61,23 @@ pub async fn diff_only(
         run_id: None,
         cutoff: held.migration.live_cutoff,
     };
-    let compared = async {
-        if which == DiffScope::AllCases {
-            scan::record_all_cases(&driver).await?;
+    Ok(HeldDriver { held, driver })
+}
+
+impl HeldDriver {
+    /// Gives the lease back. False when the command was stopped.
+    pub(super) async fn end(self, context: &Context, ended: Step<()>) -> Result<bool> {
+        self.held.give_back(context).await?;
+        match ended {
+            Ok(()) => Ok(true),
+            Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
+            Err(Interruption::LeaseLost) => Err(Failure::new(
+                "C2S-1509",
+                "the domain's lease was lost",
+                "see `stats` for who drives it now",
+            )),
+            Err(Interruption::Failed(failure)) => Err(failure),
         }
-        driver.diff_pending().await
-    }
-    .await;
-    held.give_back(context).await?;
-    match compared {
-        Ok(()) => Ok(true),
-        Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
-        Err(Interruption::LeaseLost) => Err(Failure::new(
-            "C2S-1509",
-            "the domain's lease was lost",
-            "see `stats` for who drives it now",
-        )),
-        Err(Interruption::Failed(failure)) => Err(failure),
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::folder::Folder;
 use super::input::Defaults;
+use super::patches;
 use super::rows::{OF_CASES, OPERATION};
 
 /// A row with its columns, and lists of rows that belong to it.
@@ -25,6 +26,10 @@ pub(crate) struct Expected {
     pub(crate) blobmeta: BlobmetaChanges,
     /// Parts of XML documents that were written into the blob store.
     pub(crate) written: Vec<Written>,
+    /// Patch forms: `case_id` and `user_id` of each. Their rows and blob metadata are added to the others.
+    pub(crate) patches: Vec<Row>,
+    /// Document and code of records that could not be patched.
+    pub(crate) not_patched: Vec<(String, String)>,
     /// State of the migration.
     pub(crate) status: Option<String>,
     /// Numbers by document type: `docs`, `diffs`, `missing`, `changes`.
@@ -98,6 +103,11 @@ impl Expected {
         }
         for row in &mut expected.blobmeta.added {
             *row = defaults.fill(folder, "blobmeta", &Value::Object(row.clone()))?;
+        }
+        for patch in &expected.patches {
+            let (form, metadata) = patches::rows(folder, defaults, patch)?;
+            expected.forms.push(form);
+            expected.blobmeta.added.push(metadata);
         }
         Ok(expected)
     }

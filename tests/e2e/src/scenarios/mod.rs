@@ -16,6 +16,7 @@ mod expected;
 mod folder;
 mod input;
 mod outcome;
+mod patches;
 mod rows;
 mod runner;
 

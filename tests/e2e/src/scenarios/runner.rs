@@ -14,6 +14,7 @@ use super::expected::{BlobmetaChanges, Expected, Record, Row};
 use super::folder::{Description, Folder, Step, home};
 use super::input::{self, Defaults, Input};
 use super::outcome::Report;
+use super::patches::PatchNames;
 use super::rows::{BLOBMETA, CASE, FORM, OF_CASES, OPERATION, Reader, Table};
 use crate::load;
 use crate::program::{Output, Signal};
@@ -179,6 +180,7 @@ async fn play_step(stage: &Stage, folder: &Folder, step: &Step, loaded: &mut Vec
 }
 
 async fn command_output(stage: &Stage, folder: &Folder, command: &str) -> Result<Output> {
+    let command = folder.in_domain(command);
     let mut words = command.split_whitespace();
     let action = words.next().context("an empty command")?;
     let flags: Vec<&str> = words.collect();
@@ -265,6 +267,9 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
     let domain = &folder.domain;
 
     let forms = with_children(stage, &world, FORM, "form_id", &[OPERATION], domain).await?;
+    let cases = with_children(stage, &world, CASE, "case_id", &OF_CASES, domain).await?;
+    let names = PatchNames::of(&forms, &cases);
+    let (forms, cases) = (names.in_rows(forms)?, names.in_rows(cases)?);
     problems.extend(compare::by_key(
         "form",
         "form_id",
@@ -275,7 +280,6 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
     for (wanted, found) in pairs(&expected.forms, &forms, "form_id") {
         problems.extend(operations_in_order(wanted, found));
     }
-    let cases = with_children(stage, &world, CASE, "case_id", &OF_CASES, domain).await?;
     problems.extend(compare::by_key(
         "case",
         "case_id",
@@ -283,7 +287,7 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
         &cases,
         &stage.began,
     ));
-    let metadata = stage.reader.rows(world.target(), &BLOBMETA, domain).await?;
+    let metadata = names.in_rows(stage.reader.rows(world.target(), &BLOBMETA, domain).await?)?;
     let wanted = changed_metadata(&expected.blobmeta, loaded)?;
     problems.extend(compare::in_any_order("blob metadata", &wanted, &metadata, &stage.began));
     for written in &expected.written {
@@ -306,13 +310,19 @@ async fn look(stage: &Stage, folder: &Folder, expected: &Expected, loaded: &[Row
     problems.extend(compare::records(
         "diffs",
         &expected.diffs,
-        &records(&world, domain, "doc_diff").await?,
+        &records(&world, domain, "doc_diff", &names).await?,
     ));
     problems.extend(compare::records(
         "changes",
         &expected.changes,
-        &records(&world, domain, "doc_change").await?,
+        &records(&world, domain, "doc_change", &names).await?,
     ));
+    let not_patched: Vec<(String, String)> = state_rows(&world, domain, "standing_patch_refusal", "doc_id, code")
+        .await?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    problems.extend(compare::sets("not patched", &expected.not_patched, &not_patched));
     let missing: Vec<(String, String)> = state_rows(&world, domain, "missing_doc", "kind, doc_id")
         .await?
         .iter()
@@ -428,6 +438,8 @@ fn compare_stats(stats: &Value, expected: &Expected) -> Vec<String> {
         ("parked_batches", 0),
         ("cases_to_replay", 0),
         ("pending_case_diffs", 0),
+        ("patch_refusals", expected.not_patched.len()),
+        ("patched_cases", patched_cases(expected)),
     ];
     for (name, count) in counts {
         if stats[name] != json!(count) {
@@ -452,18 +464,26 @@ fn compare_stats(stats: &Value, expected: &Expected) -> Vec<String> {
     problems
 }
 
+fn patched_cases(expected: &Expected) -> usize {
+    let cases = expected
+        .patches
+        .iter()
+        .map(|patch| patch.get("case_id").and_then(Value::as_str));
+    cases.collect::<std::collections::BTreeSet<_>>().len()
+}
+
 async fn state_rows(world: &World, domain: &str, table: &str, columns: &str) -> Result<Vec<tokio_postgres::Row>> {
     let sql =
         format!("select {columns} from {table} where migration_id in (select id from migration where domain = $1)");
     world.state().query(&sql, &[&domain]).await.context(sql)
 }
 
-async fn records(world: &World, domain: &str, table: &str) -> Result<Vec<Record>> {
+async fn records(world: &World, domain: &str, table: &str, names: &PatchNames) -> Result<Vec<Record>> {
     let reason = if table == "doc_change" { "reason" } else { "null::text" };
     let columns = format!("kind, doc_id, diffs, {reason}");
     let mut records = Vec::new();
     for row in state_rows(world, domain, table, &columns).await? {
-        let text: String = row.get(2);
+        let text = names.in_text(row.get(2));
         records.push(Record {
             kind: row.get(0),
             doc_id: row.get(1),
