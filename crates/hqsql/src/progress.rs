@@ -241,4 +241,66 @@ impl Target {
         }
         tx.commit().await.map_err(&failed)
     }
+
+    /// Takes a complete migration back to in progress, so that HQ refuses submissions; `now` is its new start.
+    /// `completed_on` and the time-zone migration are not touched.
+    ///
+    /// # Errors
+    /// [`Error::Progress`] when the migration is neither.
+    pub async fn set_incomplete(&self, domain: &Domain, now: DateTime<Utc>) -> Result<()> {
+        let failed = Error::during("write HQ's progress row");
+        let mut client = self.default_database().client().await?;
+        let tx = client.transaction().await.map_err(&failed)?;
+        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        match found {
+            Status::InProgress => return Ok(()),
+            Status::Complete => {}
+            Status::NotStarted | Status::DryRun => {
+                return Err(Error::Progress {
+                    domain: domain.to_string(),
+                    wanted: Status::InProgress,
+                    found,
+                });
+            }
+        }
+        tx.execute(
+            "update domain_migration_flags_domainmigrationprogress set migration_status = 'in_progress', started_on = $3 \
+             where domain = $1 and migration_slug = $2",
+            &[&domain.as_str(), &COUCH_TO_SQL, &now],
+        )
+        .await
+        .map_err(&failed)?;
+        tx.commit().await.map_err(&failed)
+    }
+
+    /// Whether HQ has the time-zone migration of the domain behind it.
+    ///
+    /// # Errors
+    /// Those of the database; [`Error::UnknownStatus`].
+    pub async fn time_zones_are_complete(&self, domain: &Domain) -> Result<bool> {
+        let client = self.default_database().client().await?;
+        let row = client
+            .query_opt(SELECT, &[&domain.as_str(), &TIME_ZONES])
+            .await
+            .map_err(Error::during("read HQ's progress row"))?;
+        Ok(progress_of(row.as_ref(), domain)?.status == Status::Complete)
+    }
+
+    /// Takes the time-zone migration of a domain back to where it was before it was completed with this one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn take_back_time_zones(&self, domain: &Domain) -> Result<()> {
+        let client = self.default_database().client().await?;
+        client
+            .execute(
+                "update domain_migration_flags_domainmigrationprogress \
+                 set migration_status = 'not_started', started_on = null, completed_on = null \
+                 where domain = $1 and migration_slug = $2 and migration_status = 'complete'",
+                &[&domain.as_str(), &TIME_ZONES],
+            )
+            .await
+            .map_err(Error::during("write HQ's progress row"))?;
+        Ok(())
+    }
 }

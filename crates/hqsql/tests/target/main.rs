@@ -4,6 +4,7 @@
 mod blobs;
 mod cases;
 mod database;
+mod digests;
 mod fences;
 mod forms;
 mod plans;

@@ -143,3 +143,37 @@ async fn a_status_that_hq_does_not_know_is_reported() {
         Err(Error::UnknownStatus { .. })
     ));
 }
+
+#[tokio::test]
+async fn a_complete_migration_is_taken_back() {
+    let fixture = Fixture::new().await;
+    let target = &fixture.target;
+    refused(target.set_incomplete(&domain(), at(1)).await);
+    target.set_started(&domain(), Status::InProgress, at(1)).await.unwrap();
+    assert!(!target.time_zones_are_complete(&domain()).await.unwrap());
+    target.set_complete(&domain(), at(2)).await.unwrap();
+    assert!(target.time_zones_are_complete(&domain()).await.unwrap());
+    // Twice, as after a crash.
+    for time in [at(3), at(4)] {
+        target.set_incomplete(&domain(), time).await.unwrap();
+        let progress = target.progress(&domain()).await.unwrap();
+        assert_eq!(
+            (progress.status, progress.started_on),
+            (Status::InProgress, Some(at(3)))
+        );
+        assert!(target.time_zones_are_complete(&domain()).await.unwrap());
+    }
+    for _ in 0..2 {
+        target.take_back_time_zones(&domain()).await.unwrap();
+        assert!(!target.time_zones_are_complete(&domain()).await.unwrap());
+    }
+    assert_eq!(
+        fixture.rows(LOOK).await,
+        [
+            "clinic|couch_to_sql|in_progress|t|t",
+            "clinic|tzmigration|not_started|f|f"
+        ]
+    );
+    target.set_unfinished(&domain(), at(5)).await.unwrap();
+    refused(target.set_incomplete(&domain(), at(6)).await);
+}
