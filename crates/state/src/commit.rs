@@ -95,7 +95,8 @@ impl State {
             &sqlx::query(
                 "update migration
                  set commit_step = $4, commit_rev = coalesce($5, commit_rev),
-                     status = case when $4 = 'done' then 'complete' else status end
+                     status = case when $4 = 'done' then 'complete' else status end,
+                     committed_at = case when $4 = 'done' then now() end
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
             .bind(held.migration_id.0)

@@ -12,8 +12,8 @@
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone.
 //! * [`patch`]: patch forms, and records that cannot be patched.
-//! * [`stats`]: what the operator is shown.
-//! * [`commit`], [`reset`]: the two ends of a migration.
+//! * [`stats`]: what the operator is shown. [`pace`]: how fast the work goes.
+//! * [`commit`], [`reset`]: the two ends of a migration. [`snapshot`]: what a commit is taken back by.
 
 mod again;
 pub mod batch;
@@ -28,9 +28,11 @@ mod dispatch;
 pub mod error;
 mod forced;
 pub mod form_stage;
+mod live;
 pub mod migration;
 pub mod names;
 mod outcome;
+pub mod pace;
 pub mod patch;
 mod patch_outcome;
 mod removal;
@@ -38,6 +40,7 @@ pub mod reset;
 pub mod run;
 pub mod scan;
 pub mod schema;
+pub mod snapshot;
 pub mod stats;
 
 use std::str::FromStr;

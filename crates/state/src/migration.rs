@@ -9,6 +9,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::snapshot::UncommitStep;
 use crate::{State, StateError};
 
 /// Key of the row.
@@ -165,6 +166,8 @@ pub struct Migration {
     pub commit_step: Option<CommitStep>,
     /// Revision of the Domain document at the intent.
     pub commit_rev: Option<String>,
+    /// How far an uncommit has come, when one has begun.
+    pub uncommit_step: Option<UncommitStep>,
     /// Cut-off of the last run, while the migration is live: documents and cases that are later are left for another run.
     pub live_cutoff: Option<DateTime<Utc>>,
     /// Who drives it, while the lease holds.
@@ -176,6 +179,7 @@ impl Migration {
         let status: String = row.try_get("status")?;
         let phase: String = row.try_get("phase")?;
         let step: Option<String> = row.try_get("commit_step")?;
+        let uncommit: Option<String> = row.try_get("uncommit_step")?;
         let options: String = row.try_get("options")?;
         Ok(Self {
             id: MigrationId(row.try_get("id")?),
@@ -195,6 +199,9 @@ impl Migration {
                 .map(|text| CommitStep::parse(&text).ok_or(StateError::Corrupt("commit step")))
                 .transpose()?,
             commit_rev: row.try_get("commit_rev")?,
+            uncommit_step: uncommit
+                .map(|text| UncommitStep::parse(&text).ok_or(StateError::Corrupt("uncommit step")))
+                .transpose()?,
             live_cutoff: row.try_get("live_cutoff")?,
             driver: row.try_get("driver")?,
         })
@@ -212,6 +219,17 @@ pub struct DriverLease {
     pub token: Uuid,
 }
 
+/// Who drives a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Name of the process.
+    pub name: String,
+    /// Its token: another one means that somebody else has taken the lease since.
+    pub token: Uuid,
+    /// What is left of the lease.
+    pub left: Duration,
+}
+
 impl State {
     /// The migration of a domain, if one was ever recorded.
     ///
@@ -220,7 +238,7 @@ impl State {
     pub async fn migration(&self, domain: &Domain) -> Result<Option<Migration>, StateError> {
         let row = sqlx::query(
             "select id, domain, epoch, status, phase, purging, options::text as options, progress_set_at, started_at, finished_at,
-                    commit_step, commit_rev, live_cutoff, case when driver_until > now() then driver_name end as driver
+                    commit_step, commit_rev, uncommit_step, live_cutoff, case when driver_until > now() then driver_name end as driver
              from migration where domain = $1",
         )
         .bind(domain.as_str())
@@ -251,7 +269,7 @@ impl State {
     pub async fn started_migrations(&self) -> Result<Vec<Migration>, StateError> {
         let rows = sqlx::query(
             "select id, domain, epoch, status, phase, purging, options::text as options, progress_set_at, started_at, finished_at,
-                    commit_step, commit_rev, live_cutoff, case when driver_until > now() then driver_name end as driver
+                    commit_step, commit_rev, uncommit_step, live_cutoff, case when driver_until > now() then driver_name end as driver
              from migration where status <> 'not_started' order by domain",
         )
         .fetch_all(&self.pool)
@@ -375,54 +393,27 @@ impl State {
         )
     }
 
-    /// Puts the cut-off of a live run on record, where every driver of the run and every diff worker finds it; `None` for a
-    /// run that takes everything. A run that goes on keeps the cut-off that it began with. Gives what holds.
+    /// Who holds the driver's lease, and how long it lasts unless it is renewed; `None` when nobody does.
     ///
     /// # Errors
-    /// [`StateError::LostLease`].
-    pub async fn set_cutoff(
-        &self,
-        held: &DriverLease,
-        run_id: i64,
-        cutoff: Option<DateTime<Utc>>,
-    ) -> Result<Option<DateTime<Utc>>, StateError> {
-        let mut tx = self.driver_tx(held).await?;
-        let cutoff: Option<DateTime<Utc>> = sqlx::query_scalar(
-            "update run set cutoff = case when $2::timestamptz is not null then coalesce(cutoff, $2) end
-             where id = $1 returning cutoff",
+    /// Database errors.
+    pub async fn holder(&self, id: MigrationId) -> Result<Option<Holder>, StateError> {
+        let row = sqlx::query(
+            "select coalesce(driver_name, '') as name, driver_token, extract(epoch from driver_until - now())::double precision as left
+             from migration where id = $1 and driver_until > now() and driver_token is not null",
         )
-        .bind(run_id)
-        .bind(cutoff)
-        .fetch_one(&mut *tx)
+        .bind(id.0)
+        .fetch_optional(&self.pool)
         .await?;
-        sqlx::query("update migration set live_cutoff = $2 where id = $1")
-            .bind(held.migration_id.0)
-            .bind(cutoff)
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(cutoff)
-    }
-
-    /// Takes a migration in progress back to live. What the last run finished no longer counts, and the scans for missing
-    /// documents start anew.
-    ///
-    /// # Errors
-    /// [`StateError::LostLease`].
-    pub async fn unfinish(&self, held: &DriverLease) -> Result<(), StateError> {
-        let mut tx = self.driver_tx(held).await?;
-        sqlx::query(
-            "update migration set status = 'dry_run', phase = 'idle', finished_at = null, progress_set_at = null
-             where id = $1 and status = 'in_progress'",
-        )
-        .bind(held.migration_id.0)
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query("delete from scan_cursor where migration_id = $1 and scan like 'missing:%'")
-            .bind(held.migration_id.0)
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        row.map(|row| {
+            let left: f64 = row.try_get("left")?;
+            Ok(Holder {
+                name: row.try_get("name")?,
+                token: row.try_get("driver_token")?,
+                left: Duration::from_secs_f64(left.max(0.0)),
+            })
+        })
+        .transpose()
     }
 
     /// The domain options that were frozen when the migration started.

@@ -6,7 +6,7 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
-const PURGED: [&str; 20] = [
+const PURGED: [&str; 22] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
     "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
@@ -25,6 +25,8 @@ const PURGED: [&str; 20] = [
     "delete from patch_form where ctid = any(array(select ctid from patch_form where migration_id = $1 limit $2))",
     "delete from patch_refusal where ctid = any(array(select ctid from patch_refusal where migration_id = $1 limit $2))",
     "delete from patched_case where ctid = any(array(select ctid from patched_case where migration_id = $1 limit $2))",
+    "delete from late_form where ctid = any(array(select ctid from late_form where migration_id = $1 limit $2))",
+    "delete from commit_snapshot where ctid = any(array(select ctid from commit_snapshot where migration_id = $1 limit $2))",
     "delete from stage_total where ctid = any(array(select ctid from stage_total where migration_id = $1 limit $2))",
     "delete from scan_cursor where ctid = any(array(select ctid from scan_cursor where migration_id = $1 limit $2))",
     "delete from doc_count where ctid = any(array(select ctid from doc_count where migration_id = $1 limit $2))",
@@ -58,7 +60,8 @@ impl State {
         sqlx::query(
             "update migration
              set epoch = $2, purging = true, status = 'not_started', phase = 'idle', progress_set_at = null,
-                 source_seq = null, started_at = null, finished_at = null, options = '{}',
+                 source_seq = null, started_at = null, finished_at = null, looked_seq = null, committed_at = null,
+                 commit_time_zones = false, options = '{}',
                  driver_token = null, driver_until = null, driver_name = null
              where id = $1",
         )

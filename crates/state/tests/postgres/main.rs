@@ -7,6 +7,7 @@ mod cases;
 mod claims;
 mod commits;
 mod contention;
+mod cutover;
 mod database;
 mod diffs;
 mod dispatch;

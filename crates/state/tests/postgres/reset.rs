@@ -11,15 +11,18 @@ use state::case_stage::{CaseResults, FailedCase, Verdict};
 use state::diff_stage::CaseComparison;
 use state::form_stage::{FormResults, StagedDeletedCase};
 use state::migration::CommitStep;
+use state::pace::{Pace, Work};
 use state::run::RunState;
 use state::scan::Cursor;
+use state::snapshot::{DocKind, SnapshotPart};
 use state::{Kind, MigrationId, Phase, StateError, Status};
 
 use crate::database::soon;
 use crate::fixture::{Driven, Fixture, LONG, intent, operator, staged_form, strings};
 
-/// What a purge keeps on purpose: the history of commands, and blob changes, which go one by one as they are undone.
-const KEPT: [&str; 2] = ["run", "blob_change"];
+/// What a purge keeps on purpose: the history of commands with how fast they were, and blob changes, which go one by one as
+/// they are undone.
+const KEPT: [&str; 3] = ["run", "pace", "blob_change"];
 
 /// Rows of the migration by table: of every table that has a migration's rows, whatever tables there will be.
 async fn rows_by_table(fixture: &Fixture, id: MigrationId) -> BTreeMap<String, i64> {
@@ -152,6 +155,24 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
     ] {
         sqlx::query(sql).bind(driven.id.0).execute(&fixture.sql).await.unwrap();
     }
+    let pace = Pace {
+        work: Work::Forms,
+        documents: 3,
+        seconds: 0.5,
+    };
+    state.record_pace(&driven.lease, None, pace).await.unwrap();
+    state
+        .record_late_forms(driven.id, &[("XFormInstance".to_owned(), "late".to_owned())])
+        .await
+        .unwrap();
+    let part = SnapshotPart {
+        ids: strings(&["f"]),
+        digests: vec![1],
+    };
+    state
+        .store_snapshot_part(&driven.lease, DocKind::Form, 0, 0, &part)
+        .await
+        .unwrap();
     for (table, rows) in rows_by_table(fixture, driven.id).await {
         let partition = table.starts_with("staged_update_");
         assert!(rows > 0 || partition, "the test puts something into {table}");
