@@ -37,6 +37,9 @@ pub const BATCHES: &str = "c2s_batches_total";
 /// Histogram, seconds. From the claim of a batch to its end, by `stage`.
 pub const BATCH_SECONDS: &str = "c2s_batch_seconds";
 
+/// Counter. Forms that reached Couch after their domain was switched to SQL.
+pub const LATE_FORMS: &str = "c2s_late_forms_total";
+
 const fn metric(name: &'static str, kind: MetricKind, unit: Unit, help: &'static str) -> Metric {
     Metric { name, kind, unit, help }
 }
@@ -50,6 +53,7 @@ pub const ALL: &[Metric] = &[
     metric(MESSAGES, Counter, Unit::Count, "Messages that a worker did not work on, by outcome (refused, stale)"),
     metric(BATCHES, Counter, Unit::Count, "Batches that a worker has ended, by stage and outcome"),
     metric(BATCH_SECONDS, Histogram, Unit::Seconds, "Time from the claim of a batch to its end, by stage"),
+    metric(LATE_FORMS, Counter, Unit::Count, "Forms that reached Couch after their domain was switched to SQL: they are not in SQL"),
     metric(broker::metric_names::PUBLISHED, Counter, Unit::Count, "Messages handed to the broker, by stage and outcome"),
     metric(broker::metric_names::PUBLISH_SECONDS, Histogram, Unit::Seconds, "Time until the broker confirmed a message, by stage"),
     metric(broker::metric_names::DELIVERED, Counter, Unit::Count, "Messages handed to workers, by stage and outcome (first, redelivered)"),

@@ -229,6 +229,8 @@ pub const KEYS: &[Key] = &[
     key("hq", "cache_hook", List, "", Absent("none is run"), "Program and arguments that make HQ forget what it caches of a domain. The domain's name is appended. Run after every change of the progress flag or the domain document."),
     key("hq", "cache_hook_timeout", Duration, "", Value("\"60s\""), "Longest time for the hook; a hook that takes longer, or fails, ends the command."),
     key("hq", "cache_wait", Duration, "", Absent("`61m` without a hook, `61s` with one"), "How long HQ may go on believing an old progress flag; finishing and committing wait that long."),
+    key("hq", "committed_hook", List, "", Absent("none is run"), "Program and arguments that tell people, by mail for example, that a domain is on SQL. The domain's name is appended. Run at the end of every `COMMIT`, for as long as `cache_hook_timeout` at most; that it fails is told (C2S-4098) and changes nothing."),
+    key("hq", "uncommit_window", Duration, "", Value("\"24h\""), "How long after a `COMMIT` `coordinator uncommit` may take it back. For that `COMMIT` keeps a digest of each form and case, some 60 bytes a document. `\"0s\"`: none is kept, and a `COMMIT` is final."),
 
     key("domains", "case_attachments", List, "", Value("[]"), "Domains whose cases keep attachments: those with HQ's toggle `MM_CASE_PROPERTIES`. Frozen for a domain when its migration starts."),
     key("domains", "restricted", List, "", Value("[]"), "Domains that must not be migrated: those that HQ's toggle keeps back, and those with reports in code of their own, which read CouchDB."),

@@ -208,6 +208,11 @@ pub struct HqConfig {
     /// Longest time for the hook.
     #[serde(with = "humantime_serde")]
     pub cache_hook_timeout: Duration,
+    /// Program and arguments that tell people that a domain is on SQL.
+    pub committed_hook: Option<Vec<String>>,
+    /// How long after a COMMIT it can be taken back; zero: it cannot.
+    #[serde(with = "humantime_serde")]
+    pub uncommit_window: Duration,
     /// How long HQ may believe an old progress flag; see [`HqConfig::cache_wait`].
     #[serde(default, with = "humantime_serde")]
     pub cache_wait: Option<Duration>,

@@ -77,13 +77,16 @@ impl Config {
             return Err(ConfigError::unusable("driver.scan_window", problem));
         }
 
-        if let Some(hook) = &self.hq.cache_hook
-            && hook.first().is_none_or(String::is_empty)
-        {
-            return Err(ConfigError::unusable(
-                "hq.cache_hook",
-                "names no program: write it first, or remove the key",
-            ));
+        for (key, hook) in [
+            ("hq.cache_hook", &self.hq.cache_hook),
+            ("hq.committed_hook", &self.hq.committed_hook),
+        ] {
+            if let Some(hook) = hook
+                && hook.first().is_none_or(String::is_empty)
+            {
+                let problem = "names no program: write it first, or remove the key";
+                return Err(ConfigError::unusable(key, problem));
+            }
         }
 
         if let Some(endpoint) = &self.telemetry.otlp_endpoint {
