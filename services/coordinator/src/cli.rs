@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::ids::Domain;
@@ -11,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::{Cases, Output, Selection};
+use crate::commands::cutover::Cutover;
 use crate::commands::init::TargetTables;
 use crate::commands::migrate::{CaseDiff, Forms, Order, Wait};
 use crate::commands::patch::{PatchRun, PatchedSelection};
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{
-    Confirmation, commit, couch_sql_diff, init, migrate, multiple, patch, reset, serve, started, stats,
+    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, reset, serve, started, stats, uncommit,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
@@ -29,7 +31,7 @@ use crate::rules::Mode;
     name = "coordinator",
     version,
     about,
-    after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain MIGRATE\n\nExit status: 0 clean, 1 differences or refusal, 2 misuse, 130 stopped."
+    after_help = "Example:\n  coordinator migrate_domain_from_couch_to_sql my-domain MIGRATE\n\nExit status: 0 clean, 1 differences or refusal, 2 misuse, 3 back to live, 130 stopped."
 )]
 pub struct Cli {
     /// Configuration file; else $COUCH_SQL_CONFIG, else ./couch-sql.toml.
@@ -80,6 +82,24 @@ pub enum Command {
         after_help = "Example:\n  coordinator couch_sql_diff my-domain show --select=CommCareCase --csv"
     )]
     CouchSqlDiff(DiffArgs),
+    /// Say what is left of a migration, and how long MIGRATE --finish will take.
+    #[command(after_help = "Example:\n  coordinator forecast my-domain")]
+    Forecast {
+        /// Domain.
+        domain: String,
+        /// JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a COMMIT back, as long as nothing has changed in SQL since.
+    #[command(after_help = "Example:\n  coordinator uncommit my-domain")]
+    Uncommit {
+        /// Domain.
+        domain: String,
+        /// Ask nothing.
+        #[arg(long)]
+        no_input: bool,
+    },
     /// Stop the run of a domain, after the batches in flight.
     Stop {
         /// Domain.
@@ -148,6 +168,13 @@ pub struct MigrateArgs {
     /// MIGRATE: refuse submissions from now on, and take the rest of a live migration.
     #[arg(long)]
     pub finish: bool,
+    /// MIGRATE --finish: the longest that submissions may be off, COMMIT included: `10m`. Refused at once when the forecast
+    /// says that it cannot be kept; a run that cannot keep it takes the domain back to live by itself.
+    #[arg(long, value_name = "TIME", requires = "finish", value_parser = humantime::parse_duration)]
+    pub max_downtime: Option<Duration>,
+    /// MIGRATE: when the run ends clean, COMMIT is part of it. With --accept-diffs, as for COMMIT.
+    #[arg(long, conflicts_with = "live")]
+    pub commit_if_clean: bool,
     /// MIGRATE: forms that get a second chance: `missing` (those that a difference of a case names as applied in Couch only),
     /// ids with commas, or a path to a file of ids.
     #[arg(long, value_name = "FORMS", conflicts_with_all = ["live", "finish"])]
@@ -271,7 +298,7 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
         Command::Config {
             action: ConfigAction::Check,
         } => init::check(&config).await,
-        Command::MigrateDomain(args) => migrate_domain(&Context::connect(config).await?, &args, stop).await,
+        Command::MigrateDomain(args) => Box::pin(migrate_domain(&Context::connect(config).await?, &args, stop)).await,
         Command::MigrateMultiple(args) => {
             state_dir(args.state_dir.as_ref());
             let domains = multiple::read_list(&args.domains)?;
@@ -284,6 +311,23 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             started::show(Context::connect(config).await?.as_ref(), tables).await
         }
         Command::CouchSqlDiff(args) => diff(&Context::connect(config).await?, &args, stop).await,
+        Command::Forecast { domain, json } => {
+            let output = if json {
+                forecast::Output::Json
+            } else {
+                forecast::Output::Text
+            };
+            forecast::print(Context::connect(config).await?.as_ref(), &Domain::new(domain), output).await
+        }
+        Command::Uncommit { domain, no_input } => {
+            let confirmation = if no_input {
+                Confirmation::Given
+            } else {
+                Confirmation::Needed
+            };
+            let context = Context::connect(config).await?;
+            until_stopped(stop, uncommit::uncommit(&context, &Domain::new(domain), confirmation)).await
+        }
         Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
         Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
         Command::Standalone => {
@@ -314,6 +358,14 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                     Forms::parse(args.forms.as_deref())?
                 },
                 case_diff: case_diff(args),
+                cutover: Cutover {
+                    max_downtime: args.max_downtime,
+                    commit: if args.commit_if_clean {
+                        Some(Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?)
+                    } else {
+                        None
+                    },
+                },
             };
             migrate::migrate(context, &domain, &order, wait, stop).await
         }
@@ -452,6 +504,9 @@ mod tests {
             "coordinator migrate_domain_from_couch_to_sql d COMMIT --accept-diffs=CommCareCase",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish",
+            "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish --max-downtime 10m --commit-if-clean",
+            "coordinator forecast d --json",
+            "coordinator uncommit d --no-input",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --forms=missing",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --patch",
             "coordinator migrate_domain_from_couch_to_sql d MIGRATE --forms=missing --case-diff=patch",

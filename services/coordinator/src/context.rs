@@ -88,6 +88,29 @@ impl Context {
     /// `C2S-4030` when the hook fails.
     pub async fn tell_hq(&self, domain: &Domain) -> Result<()> {
         let hook = self.config.hq.cache_hook.as_deref().unwrap_or_default();
+        self.run_hook(hook, domain).await.map_err(|why| {
+            Failure::new(
+                "C2S-4030",
+                format!("the hook hq.cache_hook failed: {why}"),
+                "HQ's caches may be out of date; mend the hook and run the command again",
+            )
+        })
+    }
+
+    /// Runs the hook that tells people that a domain is on SQL, if one is configured. That it fails changes nothing: the
+    /// domain is on SQL, and the failure is told.
+    pub async fn tell_staff(&self, domain: &Domain) {
+        let hook = self.config.hq.committed_hook.as_deref().unwrap_or_default();
+        if let Err(why) = self.run_hook(hook, domain).await {
+            tracing::error!(code = "C2S-4098", why, "the hook hq.committed_hook failed");
+            eprintln!(
+                "C2S-4098: the hook hq.committed_hook failed: {why}; tell whom it concerns that {domain} is on SQL"
+            );
+        }
+    }
+
+    /// Runs a program with its arguments and the domain's name; an empty hook is none.
+    async fn run_hook(&self, hook: &[String], domain: &Domain) -> std::result::Result<(), String> {
         let Some((program, arguments)) = hook.split_first() else {
             return Ok(());
         };
@@ -99,17 +122,11 @@ impl Context {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .status();
-        let outcome = tokio::time::timeout(self.config.hq.cache_hook_timeout, status).await;
-        let why = match outcome {
-            Ok(Ok(status)) if status.success() => return Ok(()),
-            Ok(Ok(status)) => status.to_string(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it did not end in time".to_owned(),
-        };
-        Err(Failure::new(
-            "C2S-4030",
-            format!("the hook hq.cache_hook ({program}) failed: {why}"),
-            "HQ's caches may be out of date; mend the hook and run the command again",
-        ))
+        match tokio::time::timeout(self.config.hq.cache_hook_timeout, status).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("{program}: {status}")),
+            Ok(Err(error)) => Err(format!("{program}: {error}")),
+            Err(_) => Err(format!("{program} did not end in time")),
+        }
     }
 }

@@ -12,7 +12,9 @@ use state::stats::Progress;
 use state::{Migration, Phase};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::human;
 use crate::context::Context;
+use crate::driver::stopped_for;
 use crate::failure::Result;
 
 /// Pause between two readings on a terminal.
@@ -74,7 +76,10 @@ async fn show(context: Arc<Context>, migration: Migration, stop: CancellationTok
         let (Ok(Some(now)), Ok(progress)) = (now, progress) else {
             continue;
         };
-        let line = line(&now, &progress, rate.per_second(now.phase, &progress));
+        let mut line = line(&now, &progress, rate.per_second(now.phase, &progress));
+        if let Ok(Some(stopped)) = stopped_for(&context, &now).await {
+            line.push_str(&format!(", submissions off for {}", human(stopped)));
+        }
         if terminal {
             bar.set_message(line);
             bar.tick();

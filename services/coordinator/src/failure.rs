@@ -12,6 +12,8 @@ pub enum Exit {
     Clean,
     /// Done with differences, or refused.
     Differences,
+    /// `MIGRATE --finish` with a limit of downtime has taken the domain back to live.
+    BackToLive,
     /// Stopped by the operator.
     Stopped,
 }
@@ -21,6 +23,7 @@ impl From<Exit> for ExitCode {
         match exit {
             Exit::Clean => Self::SUCCESS,
             Exit::Differences => Self::from(1),
+            Exit::BackToLive => Self::from(3),
             Exit::Stopped => Self::from(130),
         }
     }

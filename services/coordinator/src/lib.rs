@@ -6,7 +6,7 @@
 //! * [`rules`]: which command is allowed in which state.
 //! * [`domain_doc`]: the Domain document, which decides what backend a domain is on.
 //! * [`context`]: configuration and connections. [`workers`]: the workers in this process, for the in-process broker.
-//! * [`display`]: live progress. [`failure`]: exit status and the one line of a refusal.
+//! * [`forecast`]: how long the end of a migration will take. [`display`]: live progress. [`failure`]: exit status and the one line of a refusal.
 
 pub mod cli;
 pub mod commands;
@@ -15,5 +15,6 @@ pub mod display;
 pub mod domain_doc;
 pub mod driver;
 pub mod failure;
+pub mod forecast;
 pub mod rules;
 pub mod workers;

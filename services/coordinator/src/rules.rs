@@ -16,6 +16,8 @@ pub enum Command {
     Commit,
     /// `COMMIT --abort`.
     AbortCommit,
+    /// `uncommit`.
+    Uncommit,
     /// `reset`.
     Reset,
     /// `couch_sql_diff cases`.
@@ -90,6 +92,27 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "run COMMIT again to finish it, or COMMIT --abort to go back to Couch",
         ));
     }
+    let taking_back = situation
+        .migration
+        .is_some_and(|migration| migration.uncommit_step.is_some());
+    if taking_back && command != Command::Uncommit {
+        return Err(Failure::new(
+            "C2S-4096",
+            "an uncommit of this domain has begun and was not finished",
+            "run uncommit again to finish it",
+        ));
+    }
+    if command == Command::Uncommit {
+        return if taking_back || (status == Status::Complete && situation.on_sql) {
+            Ok(())
+        } else {
+            Err(Failure::new(
+                "C2S-4093",
+                "there is no COMMIT of this domain that could be taken back",
+                "only a domain that this system has committed, and that is on SQL, can be taken back",
+            ))
+        };
+    }
     if status == Status::Complete || (situation.on_sql && !commit_is_open) {
         return Err(Failure::new(
             "C2S-4002",
@@ -135,7 +158,7 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "the migration is live already",
             "there is nothing to take back",
         )),
-        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish, _) => Err(Failure::new(
+        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish | Command::Uncommit, _) => Err(Failure::new(
             "C2S-4006",
             "the domain is not being migrated",
             "start with MIGRATE",
@@ -147,6 +170,7 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use proto::ids::{Domain, Epoch};
+    use state::snapshot::UncommitStep;
     use state::{MigrationId, Phase};
 
     use super::*;
@@ -165,6 +189,7 @@ mod tests {
             finished_at: None,
             commit_step: step,
             commit_rev: None,
+            uncommit_step: None,
             live_cutoff: None,
             driver: None,
         }
@@ -321,6 +346,50 @@ mod tests {
             .code,
             "C2S-4002"
         );
+    }
+
+    #[test]
+    fn only_what_was_committed_is_taken_back_and_then_nothing_else_is_allowed() {
+        use Command::{AbortCommit, Commit, Reset, Uncommit};
+        let code = |command, migration: Option<&Migration>, on_sql| {
+            allow(command, Situation { migration, on_sql })
+                .err()
+                .map(|failure| failure.code)
+        };
+        let committed = migration(Status::Complete, Some(CommitStep::Done), false);
+        assert_eq!(code(Uncommit, Some(&committed), true), None);
+        // Somebody else has taken it back.
+        assert_eq!(code(Uncommit, Some(&committed), false), Some("C2S-4093"));
+        // Somebody else has committed it.
+        assert_eq!(code(Uncommit, None, true), Some("C2S-4093"));
+        for status in [Status::NotStarted, Status::DryRun, Status::InProgress] {
+            assert_eq!(
+                code(Uncommit, Some(&migration(status, None, false)), false),
+                Some("C2S-4093")
+            );
+        }
+        let open = migration(Status::InProgress, Some(CommitStep::Fenced), false);
+        assert_eq!(code(Uncommit, Some(&open), true), Some("C2S-4001"));
+
+        for (step, on_sql) in [
+            (UncommitStep::Intent, true),
+            (UncommitStep::Blocked, true),
+            (UncommitStep::Blocked, false),
+            (UncommitStep::Switched, false),
+        ] {
+            let half = Migration {
+                uncommit_step: Some(step),
+                ..committed.clone()
+            };
+            assert_eq!(code(Uncommit, Some(&half), on_sql), None, "{step:?}");
+            for other in [Command::Migrate(Mode::AsItIs), Commit, AbortCommit, Reset] {
+                assert_eq!(
+                    code(other, Some(&half), on_sql),
+                    Some("C2S-4096"),
+                    "{other:?} at {step:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -4,24 +4,25 @@
 //!
 //! 1. intent: the decision and the revision of the Domain document are on record;
 //! 2. fenced: the target's fences are closed, so that no worker can write any more;
-//! 3. switched: the Domain document says SQL. HQ's caches are told, and given the time they need;
+//! 3. switched: the Domain document says SQL. HQ's caches are told, and given the time they need; meanwhile a snapshot of the
+//!    domain's rows is taken, by which the commit can be taken back for a while;
 //! 4. done: HQ's progress rows say complete.
 //!
 //! A commit that died anywhere goes on from its last step when it is run again. Between the intent and the end, only that
 //! or an explicit abort is allowed; the abort writes the Domain document back to Couch before anything else.
 
-use std::collections::BTreeSet;
-
-use chrono::{DateTime, Utc};
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
+use service::names;
 use state::Phase;
-use state::commit::Obstacles;
 use state::migration::{CommitStep, DriverLease, Migration};
+use state::run::Operator;
 use state::scan::form_scan;
 
-use super::{Confirmation, HeldDomain, confirm, migration_of};
+pub use super::verdict::Accepted;
+use super::verdict::against;
+use super::{Confirmation, HeldDomain, confirm, human, migration_of, snapshot};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::driver::scan_page_after;
@@ -32,111 +33,6 @@ use crate::rules::{Command, Situation, allow};
 const LATE_LISTED: usize = 20;
 /// Attempts to write a Domain document that others write too.
 const SWITCH_ATTEMPTS: usize = 5;
-
-/// Kinds of differences that the operator accepts.
-#[derive(Clone, Debug, Default)]
-pub struct Accepted {
-    /// Document types, or `errors`, or `all`.
-    kinds: BTreeSet<String>,
-}
-
-impl Accepted {
-    /// From a comma-separated list of document types, `errors` and `all`.
-    ///
-    /// # Errors
-    /// `C2S-0104` for a kind that does not exist.
-    pub fn parse(text: &str) -> Result<Self> {
-        let kinds: BTreeSet<String> = text
-            .split(',')
-            .map(str::trim)
-            .filter(|kind| !kind.is_empty())
-            .map(str::to_owned)
-            .collect();
-        for kind in &kinds {
-            if kind != "errors" && kind != "all" && DocType::parse(kind).is_none() {
-                let known: Vec<&str> = DocType::ALL.iter().map(|kind| kind.as_str()).collect();
-                return Err(Failure::new(
-                    "C2S-0104",
-                    format!("--accept-diffs: {kind} is not a kind of difference"),
-                    format!("use document types ({}), errors, or all", known.join(", ")),
-                ));
-            }
-        }
-        Ok(Self { kinds })
-    }
-
-    fn has(&self, kind: &str) -> bool {
-        self.kinds.contains("all") || self.kinds.contains(kind)
-    }
-}
-
-/// What a finished run found, in a few words.
-pub(crate) fn verdict(obstacles: &Obstacles) -> String {
-    let reasons = against(obstacles, &Accepted::default());
-    if reasons.is_empty() {
-        "clean: COMMIT may follow".to_owned()
-    } else {
-        reasons.join("; ")
-    }
-}
-
-/// What a finished run of a live migration found. Cases that are still pending are those that changed after the cut-off.
-pub(crate) fn live_verdict(obstacles: &Obstacles, cutoff: DateTime<Utc>) -> String {
-    let pending = obstacles.undiffed;
-    let obstacles = Obstacles {
-        undiffed: 0,
-        ..obstacles.clone()
-    };
-    let reasons = against(&obstacles, &Accepted::default());
-    let found = if reasons.is_empty() {
-        "no differences".to_owned()
-    } else {
-        reasons.join("; ")
-    };
-    format!(
-        "live up to {}: {found}; {pending} cases changed later; MIGRATE again takes what has come since, MIGRATE --finish the rest",
-        cutoff.format("%Y-%m-%d %H:%M:%S UTC")
-    )
-}
-
-/// What stands against a commit, but for what is accepted.
-fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String> {
-    let mut reasons = Vec::new();
-    // These say that the work is not done: no one can accept them.
-    for (count, what) in [
-        (obstacles.open_batches, "batches are open"),
-        (obstacles.dirty, "cases are not replayed"),
-        (obstacles.undiffed, "cases are not diffed"),
-        (obstacles.other_rules, "staged forms are of other document rules"),
-    ] {
-        if count > 0 {
-            reasons.push(format!("{count} {what}"));
-        }
-    }
-    if obstacles.parked > 0 && !accepted.has("errors") {
-        reasons.push(format!("{} batches are set aside", obstacles.parked));
-    }
-    if !accepted.has("errors") {
-        reasons.extend(
-            obstacles
-                .errors
-                .iter()
-                .map(|(kind, count)| format!("{count} {kind} with errors")),
-        );
-    }
-    for (list, what) in [
-        (&obstacles.diffs, "with diffs"),
-        (&obstacles.missing, "missing"),
-        (&obstacles.changes, "with changes"),
-    ] {
-        reasons.extend(
-            list.iter()
-                .filter(|(kind, _)| !accepted.has(kind))
-                .map(|(kind, count)| format!("{count} {kind} {what}")),
-        );
-    }
-    reasons
-}
 
 /// Commits.
 ///
@@ -157,8 +53,8 @@ pub async fn commit(
             on_sql: doc.is_on_sql(),
         },
     )?;
-    let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
-    let result = commit_held(context, &held, accepted, confirmation).await;
+    let held = HeldDomain::take_when_dead(context, &migration_of(context, domain).await?).await?;
+    let result = Box::pin(commit_held(context, &held, accepted, confirmation)).await;
     held.give_back(context).await?;
     result
 }
@@ -169,7 +65,7 @@ async fn commit_held(
     accepted: &Accepted,
     confirmation: Confirmation,
 ) -> Result<Exit> {
-    let (migration, lease) = (&held.migration, &held.lease);
+    let migration = &held.migration;
     let domain = &migration.domain;
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     allow(
@@ -179,40 +75,108 @@ async fn commit_held(
             on_sql: doc.is_on_sql(),
         },
     )?;
+    let committing = Committing {
+        context,
+        migration,
+        lease: &held.lease,
+        operator: &context.operator,
+    };
     if migration.commit_step.is_none() {
         check(context, migration, accepted).await?;
-        confirm(&format!("Make {domain} use SQL? This cannot be undone."), confirmation)?;
-        let doc = DomainDoc::read(&context.domains_db, domain).await?;
-        let detail = json!({ "accepted": accepted.kinds, "domain_rev": doc.rev() });
-        context
-            .state
-            .audit(domain, &context.operator, "COMMIT", &detail)
-            .await?;
-        context
-            .state
-            .set_commit_step(lease, CommitStep::Intent, Some(doc.rev()))
-            .await?;
+        let window = context.config.hq.uncommit_window;
+        let way_back = if window.is_zero() {
+            "This cannot be undone.".to_owned()
+        } else {
+            format!(
+                "`uncommit` can undo it for {}, until HQ changes something.",
+                human(window)
+            )
+        };
+        confirm(&format!("Make {domain} use SQL? {way_back}"), confirmation)?;
     } else {
         eprintln!("COMMIT of {domain} goes on from where it was interrupted");
     }
-    let step = migration.commit_step.unwrap_or(CommitStep::Intent);
-    if step < CommitStep::Fenced {
-        context.target.close_fence(domain, migration.epoch).await?;
-        context.state.set_commit_step(lease, CommitStep::Fenced, None).await?;
-    }
-    if step < CommitStep::Switched {
-        switch_to_sql(context, lease, domain).await?;
-        context.tell_hq(domain).await?;
-        context.state.set_commit_step(lease, CommitStep::Switched, None).await?;
-    }
-    settle(context, domain).await?;
-    // The lease is checked once more before HQ lets submissions through.
-    context.state.set_commit_step(lease, CommitStep::Switched, None).await?;
-    context.target.set_complete(domain, context.state.now().await?).await?;
-    context.tell_hq(domain).await?;
-    context.state.set_commit_step(lease, CommitStep::Done, None).await?;
+    let late = Box::pin(committing.carry_out(accepted)).await?;
     println!("{domain} is on SQL.");
-    warn_of_late_forms(context, migration).await
+    Ok(if late == 0 { Exit::Clean } else { Exit::Differences })
+}
+
+/// A commit that may be carried out: by a command, or by the driver at the end of its run.
+pub(crate) struct Committing<'a> {
+    pub(crate) context: &'a Context,
+    /// As it is since the lease was taken.
+    pub(crate) migration: &'a Migration,
+    pub(crate) lease: &'a DriverLease,
+    pub(crate) operator: &'a Operator,
+}
+
+impl Committing<'_> {
+    /// Checks, unless the decision is on record already, and carries it out. Gives the number of late forms.
+    pub(crate) async fn run(&self, accepted: &Accepted) -> Result<usize> {
+        match self.migration.commit_step {
+            None => check(self.context, self.migration, accepted).await?,
+            // All was done before whoever did it died.
+            Some(CommitStep::Done) => {
+                let (late, _) = self.context.state.late_forms(self.migration.id, 0).await?;
+                return Ok(usize::try_from(late).unwrap_or(usize::MAX));
+            }
+            Some(_) => {}
+        }
+        Box::pin(self.carry_out(accepted)).await
+    }
+
+    async fn carry_out(&self, accepted: &Accepted) -> Result<usize> {
+        let Self {
+            context,
+            migration,
+            lease,
+            operator,
+        } = *self;
+        let domain = &migration.domain;
+        let step = match migration.commit_step {
+            Some(step) => step,
+            None => {
+                let doc = DomainDoc::read(&context.domains_db, domain).await?;
+                let detail = json!({ "accepted": accepted.kinds(), "domain_rev": doc.rev() });
+                context.state.audit(domain, operator, "COMMIT", &detail).await?;
+                context
+                    .state
+                    .set_commit_step(lease, CommitStep::Intent, Some(doc.rev()))
+                    .await?;
+                CommitStep::Intent
+            }
+        };
+        if step < CommitStep::Fenced {
+            context.target.close_fence(domain, migration.epoch).await?;
+            context.state.set_commit_step(lease, CommitStep::Fenced, None).await?;
+        }
+        if step < CommitStep::Switched {
+            switch_to_sql(context, lease, domain).await?;
+            context.tell_hq(domain).await?;
+            context.state.set_commit_step(lease, CommitStep::Switched, None).await?;
+        }
+        // Nobody writes to the domain's rows now: not the workers, by the fences, and not HQ, which refuses submissions. Once
+        // its flag says complete it may have written: then the snapshot that was taken before that is the right one.
+        let open_in_hq = context.target.progress(domain).await?.status == hqsql::Status::Complete;
+        let taking = async {
+            if open_in_hq {
+                Ok(())
+            } else {
+                Box::pin(snapshot::take(context, lease, migration)).await
+            }
+        };
+        tokio::try_join!(settle(context, domain), taking)?;
+        let time_zones = !context.target.time_zones_are_complete(domain).await?;
+        // The lease is checked once more before HQ lets submissions through.
+        context.state.note_time_zones(lease, time_zones).await?;
+        context.target.set_complete(domain, context.state.now().await?).await?;
+        context.tell_hq(domain).await?;
+        let late = record_late_forms(context, migration).await?;
+        // Before the last step, so that a crash does not swallow it; it may be run twice instead.
+        context.tell_staff(domain).await;
+        context.state.set_commit_step(lease, CommitStep::Done, None).await?;
+        Ok(late)
+    }
 }
 
 /// Everything that must be true before the intent.
@@ -278,7 +242,7 @@ async fn switch_to_sql(context: &Context, lease: &DriverLease, domain: &Domain) 
 
 /// Writes the Domain document to say Couch, even if it does: its revision moves, so that a COMMIT that was stopped cannot
 /// go on with what it had read.
-async fn switch_to_couch(context: &Context, domain: &Domain) -> Result<()> {
+pub(super) async fn switch_to_couch(context: &Context, domain: &Domain) -> Result<()> {
     for _ in 0..SWITCH_ATTEMPTS {
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
         match doc.switch(&context.domains_db, false).await {
@@ -318,33 +282,37 @@ async fn settle(context: &Context, domain: &Domain) -> Result<()> {
     ))
 }
 
-/// Forms that the view lists after the place where the last scan ended.
-async fn late_forms(context: &Context, migration: &Migration) -> Result<Vec<String>> {
+/// Forms that the view lists after the place where the last scan ended, as (type, id).
+async fn late_forms(context: &Context, migration: &Migration) -> Result<Vec<(String, String)>> {
     let mut late = Vec::new();
     for doc_type in DocType::FORMS {
         let cursor = context.state.cursor(migration.id, &form_scan(doc_type)).await?;
         let page = scan_page_after(context, &migration.domain, doc_type, &cursor, LATE_LISTED).await?;
-        late.extend(page.rows.into_iter().map(|row| row.id));
+        late.extend(page.rows.into_iter().map(|row| (doc_type.as_str().to_owned(), row.id)));
     }
     Ok(late)
 }
 
-async fn warn_of_late_forms(context: &Context, migration: &Migration) -> Result<Exit> {
+/// Raises the alarm when forms have reached Couch too late: on record, where `stats` shows it, in the log, and as a metric.
+async fn record_late_forms(context: &Context, migration: &Migration) -> Result<usize> {
     let late = late_forms(context, migration).await?;
     if late.is_empty() {
-        return Ok(Exit::Clean);
+        return Ok(0);
     }
+    context.state.record_late_forms(migration.id, &late).await?;
+    metrics::counter!(names::LATE_FORMS).increment(u64::try_from(late.len()).unwrap_or(u64::MAX));
     tracing::error!(
         code = "C2S-4045",
         forms = late.len(),
         "forms reached Couch after the domain was switched"
     );
+    let ids: Vec<&str> = late.iter().take(LATE_LISTED).map(|(_, id)| id.as_str()).collect();
     eprintln!(
         "C2S-4045: {} or more forms reached Couch after the last scan; they are not in SQL: {}",
         late.len(),
-        late.iter().take(LATE_LISTED).cloned().collect::<Vec<_>>().join(", ")
+        ids.join(", ")
     );
-    Ok(Exit::Differences)
+    Ok(late.len())
 }
 
 /// Goes back to Couch before a commit is done: the Domain document first, then the fences.
@@ -365,7 +333,7 @@ pub async fn abort(context: &Context, domain: &Domain, confirmation: Confirmatio
         &format!("Abort the COMMIT of {domain} and leave it on Couch?"),
         confirmation,
     )?;
-    let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
+    let held = HeldDomain::take_when_dead(context, &migration_of(context, domain).await?).await?;
     let result = abort_held(context, &held).await;
     held.give_back(context).await?;
     result
@@ -399,31 +367,4 @@ async fn abort_held(context: &Context, held: &HeldDomain) -> Result<Exit> {
     context.state.clear_commit(&held.lease).await?;
     println!("{domain} stays on Couch; its migration is as it was before COMMIT.");
     Ok(Exit::Clean)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn differences_can_be_accepted_by_kind_and_unfinished_work_cannot() {
-        let obstacles = Obstacles {
-            undiffed: 2,
-            errors: vec![("XFormInstance".to_owned(), 1)],
-            diffs: vec![("CommCareCase".to_owned(), 3), ("XFormError".to_owned(), 1)],
-            ..Obstacles::default()
-        };
-        let accepted = Accepted::parse("CommCareCase, errors").unwrap();
-        assert_eq!(
-            against(&obstacles, &accepted),
-            ["2 cases are not diffed", "1 XFormError with diffs"]
-        );
-        assert_eq!(
-            against(&obstacles, &Accepted::parse("all").unwrap()),
-            ["2 cases are not diffed"]
-        );
-        assert_eq!(against(&obstacles, &Accepted::default()).len(), 4);
-        assert_eq!(Accepted::parse("Cases").unwrap_err().code, "C2S-0104");
-    }
 }

@@ -10,7 +10,8 @@ use state::Status;
 use state::run::{Run, RunState};
 use tokio_util::sync::CancellationToken;
 
-use super::{HeldDomain, human, stats};
+use super::cutover::{BACK_TO_LIVE, Cutover};
+use super::{HeldDomain, forecast, human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
@@ -109,6 +110,8 @@ pub struct Order {
     pub forms: Forms,
     /// Whether cases are compared and patched.
     pub case_diff: CaseDiff,
+    /// How its downtime ends.
+    pub cutover: Cutover,
 }
 
 impl Order {
@@ -123,11 +126,15 @@ impl Order {
                 .into_iter()
                 .find(|way| way.as_str() == text("case_diff"))
                 .unwrap_or_default(),
+            cutover: Cutover::of(run),
         }
     }
 
     fn to_json(&self) -> Value {
-        json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str() })
+        let mut arguments =
+            json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str() });
+        self.cutover.add_to(&mut arguments);
+        arguments
     }
 
     /// Patching migrates missing forms on its way; other forms are another order.
@@ -172,7 +179,7 @@ pub async fn migrate(
             "start one, or leave --detach out",
         ));
     }
-    let run = queue(context, domain, order).await?;
+    let run = Box::pin(queue(context, domain, order)).await?;
     if wait == Wait::No {
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
@@ -190,6 +197,15 @@ pub async fn migrate(
         RunState::Stopped => {
             eprintln!("{domain}: {}", ended.outcome.unwrap_or_else(|| "stopped".to_owned()));
             Ok(Exit::Stopped)
+        }
+        RunState::Failed
+            if ended
+                .outcome
+                .as_deref()
+                .is_some_and(|why| why.starts_with(BACK_TO_LIVE)) =>
+        {
+            eprintln!("{domain}: {}", ended.outcome.unwrap_or_default());
+            Ok(Exit::BackToLive)
         }
         RunState::Failed => Err(Failure::new(
             "C2S-4009",
@@ -240,13 +256,26 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
             on_sql: doc.is_on_sql(),
         },
     )?;
-    let started = found.is_some_and(|migration| migration.status != Status::NotStarted);
+    let status = found.as_ref().map_or(Status::NotStarted, |migration| migration.status);
+    order.cutover.check(order.mode, status)?;
+    let started = found
+        .as_ref()
+        .is_some_and(|migration| migration.status != Status::NotStarted);
     if order.forms != Forms::AsFound && order.case_diff != CaseDiff::Patch && !started {
         return Err(Failure::new(
             "C2S-4006",
             format!("{domain} is not being migrated, so that none of its forms can be missing"),
             "start with MIGRATE",
         ));
+    }
+    if order.mode == Mode::Finish
+        && let Some(migration) = &found
+    {
+        let ahead = forecast::of(context, migration).await?;
+        print!("{}", forecast::text(domain, &ahead));
+        if let Some(limit) = order.cutover.max_downtime {
+            forecast::within(domain, &ahead, limit)?;
+        }
     }
     preflight(context).await?;
     let migration = context.state.ensure_migration(domain).await?;
@@ -256,7 +285,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
         .await?;
     if !new {
         let asks_for_more =
-            order.mode == Mode::Finish || order.forms != Forms::AsFound || order.case_diff != CaseDiff::After;
+            order.mode == Mode::Finish || order.forms != Forms::AsFound || order.case_diff != CaseDiff::After || order.cutover != Cutover::default();
         if asks_for_more && run.arguments != order.to_json() {
             return Err(Failure::new(
                 "C2S-4056",

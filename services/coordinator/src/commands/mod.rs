@@ -2,14 +2,19 @@
 
 pub mod commit;
 pub mod couch_sql_diff;
+pub mod cutover;
+pub mod forecast;
 pub mod init;
 pub mod migrate;
 pub mod multiple;
 pub mod patch;
 pub mod reset;
 pub mod serve;
+mod snapshot;
 pub mod started;
 pub mod stats;
+pub mod uncommit;
+pub(crate) mod verdict;
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -53,6 +58,9 @@ pub enum Confirmation {
     /// Ask.
     Needed,
 }
+
+/// Pause between two looks at a lease that may run out: short beside a third of the shortest lease, after which it is renewed.
+const WATCH: Duration = Duration::from_millis(200);
 
 /// Holds the domain's lease while a short command works on it.
 pub(crate) struct HeldDomain {
@@ -99,6 +107,31 @@ impl HeldDomain {
             migration,
             renewal,
         })
+    }
+
+    /// Takes the lease. When another process has it, this waits to see whether that one is alive: a live one renews its lease
+    /// long before it runs out, and then it is left alone; a dead one's runs out, and it is taken.
+    pub(crate) async fn take_when_dead(context: &Context, migration: &Migration) -> Result<Self> {
+        let Some(mut holder) = context.state.holder(migration.id).await? else {
+            return Self::take(context, migration).await;
+        };
+        eprintln!(
+            "{} is held by {}. If that process is dead, its hold ends in {} and this command goes on then; if it is alive, \
+             this command is refused",
+            migration.domain,
+            holder.name,
+            human(holder.left)
+        );
+        loop {
+            tokio::time::sleep(WATCH).await;
+            match context.state.holder(migration.id).await? {
+                // Renewed, or somebody else's.
+                Some(now) if now.token != holder.token || now.left > holder.left => break,
+                Some(now) => holder = now,
+                None => break,
+            }
+        }
+        Self::take(context, migration).await
     }
 
     /// Gives the lease back.

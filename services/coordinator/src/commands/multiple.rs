@@ -131,7 +131,7 @@ async fn one(context: &Arc<Context>, domain: &Domain, mode: Mode, stop: Cancella
             commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
             Ok(())
         }
-        Exit::Differences => {
+        Exit::Differences | Exit::BackToLive => {
             reset::reset(context, domain, Confirmation::Given).await?;
             Err(Failure::new(
                 "C2S-4050",

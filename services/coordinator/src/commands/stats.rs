@@ -1,5 +1,7 @@
 //! `stats`: how a migration stands. It only reads, and may be run at any time.
 
+use std::time::Duration;
+
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
@@ -8,10 +10,12 @@ use state::blob_change::BlobOrigin;
 use state::patch::PatchCounts;
 use state::stats::TypeStats;
 
+use super::{forecast, human};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::driver::couch_counts;
+use crate::driver::{couch_counts, stopped_for};
 use crate::failure::{Exit, Result};
+use crate::forecast::Forecast;
 
 /// Lines of a listing at most.
 const LISTED: i64 = 50;
@@ -43,6 +47,8 @@ struct Found {
     /// Rows of blob metadata that were removed.
     removed_blobmeta: i64,
     patches: PatchCounts,
+    /// Forms that reached Couch after the domain was switched.
+    late: i64,
 }
 
 impl Found {
@@ -51,6 +57,7 @@ impl Found {
             || self.parked > 0
             || self.dirty > 0
             || self.undiffed > 0
+            || self.late > 0
             || self
                 .rows
                 .iter()
@@ -73,8 +80,16 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
     } else {
         counted(context, domain, doc.is_on_sql()).await?
     };
+    let stopped = match &migration {
+        Some(migration) => stopped_for(context, migration).await?,
+        None => None,
+    };
+    let ahead = match &migration {
+        Some(migration) if migration.status == Status::DryRun => Some(forecast::of(context, migration).await?),
+        _ => None,
+    };
     if format == Format::Json {
-        println!("{}", as_json(domain, &found));
+        println!("{}", as_json(domain, &found, ahead.as_ref(), stopped));
         return Ok(Exit::Clean);
     }
     println!("Couch to SQL migration status for {domain}: {}", found.status);
@@ -86,9 +101,15 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
             .as_deref()
             .map_or_else(|| "nobody drives it".to_owned(), |name| format!("driven by {name}"));
         println!("phase: {} ({driver})", migration.phase);
+        if let Some(stopped) = stopped {
+            println!("HQ has refused submissions for {}.", human(stopped));
+        }
     }
     print_table(&found.rows, "");
     print_pending(domain, &found);
+    if let Some(ahead) = &ahead {
+        println!("{}", forecast::line(ahead));
+    }
     if format == Format::Verbose
         && let Some(migration) = migration
     {
@@ -121,6 +142,7 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         restored_xml,
         removed_blobmeta,
         patches: context.state.patch_counts(migration.id).await?,
+        late: context.state.late_forms(migration.id, 0).await?.0,
     })
 }
 
@@ -150,6 +172,7 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         restored_xml: 0,
         removed_blobmeta: 0,
         patches: PatchCounts::default(),
+        late: 0,
     })
 }
 
@@ -222,6 +245,12 @@ fn print_pending(domain: &Domain, found: &Found) {
             found.patches.refused
         );
     }
+    if found.late > 0 {
+        println!(
+            "{} or more forms reached Couch after the domain was switched: they are not in SQL; `stats --verbose` lists them.",
+            found.late
+        );
+    }
     if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
         println!("Look at differences with `couch_sql_diff {domain} show`.");
     }
@@ -249,6 +278,13 @@ async fn print_lists(context: &Context, migration: &state::Migration) -> Result<
     for refusal in &refusals {
         println!("  {}", super::patch::refused(refusal));
     }
+    let (_, late) = context.state.late_forms(migration.id, LISTED).await?;
+    if !late.is_empty() {
+        println!("\nReached Couch after the switch (the first {LISTED} at most):");
+    }
+    for form_id in late {
+        println!("  {form_id}");
+    }
     let restored = context.state.restored_xml(migration.id, LISTED).await?;
     if !restored.is_empty() {
         println!("\nForms with restored XML (the first {LISTED} at most):");
@@ -263,7 +299,7 @@ async fn print_lists(context: &Context, migration: &state::Migration) -> Result<
     Ok(())
 }
 
-fn as_json(domain: &Domain, found: &Found) -> serde_json::Value {
+fn as_json(domain: &Domain, found: &Found, ahead: Option<&Forecast>, stopped: Option<Duration>) -> serde_json::Value {
     let rows: Vec<_> = found
         .rows
         .iter()
@@ -281,5 +317,8 @@ fn as_json(domain: &Domain, found: &Found) -> serde_json::Value {
         "removed_blob_metadata": found.removed_blobmeta,
         "patched_cases": found.patches.cases,
         "patch_refusals": found.patches.refused,
+        "late_forms": found.late,
+        "submissions_stopped_seconds": stopped.map(|stopped| stopped.as_secs_f64()),
+        "forecast": ahead.map(|ahead| forecast::as_json(domain, ahead)),
     })
 }

@@ -9,6 +9,8 @@
 
 mod blob_check;
 mod dispatch;
+mod downtime;
+mod left;
 mod missing;
 mod patch;
 mod scan;
@@ -23,19 +25,21 @@ use broker::Broker;
 use chrono::{DateTime, Utc};
 use proto::topology::Stage;
 use state::migration::DriverLease;
+use state::pace::Work;
 use state::run::{Run, RunState};
 use state::scan::{CutLimits, DIFF_PASS, REPLAY_PASS};
 use state::{Kind, Migration, Phase, State, StateError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::commands::commit;
 use crate::commands::migrate::{CaseDiff, Forms, Order};
+use crate::commands::verdict;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
 use dispatch::Dispatcher;
 
+pub use left::{left, stopped_for};
 pub use patch::{PatchScope, patch_only};
 pub(crate) use scan::{DESIGN, VIEW};
 pub use steps::{DiffScope, couch_counts, diff_only, scan_page_after};
@@ -79,6 +83,8 @@ enum Interruption {
     LeaseLost,
     Operator,
     Shutdown,
+    /// The run cannot end within its limit of downtime, for the reason told: the domain goes back to live.
+    TooLong(String),
 }
 
 impl From<StateError> for Interruption {
@@ -152,8 +158,12 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         cutoff: None,
     };
     state.set_run_state(run.id, RunState::Running, None).await?;
-    let ended = driver.run(run).instrument(span).await;
-    renewal.abort();
+    let mut ended = Box::pin(driver.run(run)).instrument(span).await;
+    if let Err(Interruption::Failed(failure)) = &ended
+        && driver.must_go_back(run).await
+    {
+        ended = Err(Interruption::TooLong(failure.to_string()));
+    }
     let driven = match ended {
         Ok(outcome) => {
             state.set_run_state(run.id, RunState::Finished, Some(&outcome)).await?;
@@ -178,7 +188,16 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
                 .await?;
             Err(failure)
         }
+        Err(Interruption::TooLong(why)) => match driver.back_to_live(run, &why).await {
+            Ok(outcome) => {
+                state.set_run_state(run.id, RunState::Failed, Some(&outcome)).await?;
+                Ok(Driven::Finished)
+            }
+            // The run stays open: whoever takes it up goes on with the way back.
+            Err(failure) => Err(failure),
+        },
     };
+    renewal.abort();
     state.drop_lease(&lease).await?;
     driven
 }
@@ -202,11 +221,6 @@ async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost
 }
 
 impl Driver {
-    async fn run(&mut self, run: &Run) -> Step<String> {
-        self.cutoff = self.start(run).await?;
-        self.phases(run).await
-    }
-
     async fn phases(&self, run: &Run) -> Step<String> {
         let order = Order::of(run);
         let state = &self.context.state;
@@ -229,7 +243,7 @@ impl Driver {
         for _ in 0..ROUNDS {
             self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
-            let changed = missing::find(self).await?;
+            let changed = self.measured(Work::Missing, missing::find(self)).await?;
             if changed == 0 {
                 break;
             }
@@ -250,8 +264,8 @@ impl Driver {
         self.phase(Phase::Finished).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
         Ok(match self.cutoff {
-            None => commit::verdict(&obstacles),
-            Some(cutoff) => commit::live_verdict(&obstacles, cutoff),
+            None => verdict::verdict(&obstacles),
+            Some(cutoff) => verdict::live_verdict(&obstacles, cutoff),
         })
     }
 
@@ -259,9 +273,9 @@ impl Driver {
         scan::reopen(self).await?;
         loop {
             self.phase(Phase::Scan).await?;
-            self.scan().await?;
+            self.measured(Work::Forms, self.scan()).await?;
             self.phase(Phase::Replay).await?;
-            self.replay().await?;
+            self.measured(Work::Replay, self.replay()).await?;
             // A replay may send a form through its stage again.
             if self
                 .context
@@ -318,10 +332,10 @@ impl Driver {
 
     async fn diff(&self, which: CaseDiff) -> Step<()> {
         self.phase(Phase::Diff).await?;
-        scan::record_all_cases(self).await?;
+        self.measured(Work::List, scan::record_all_cases(self)).await?;
         match which {
             CaseDiff::None => Ok(()),
-            CaseDiff::After | CaseDiff::Patch => self.diff_pending().await,
+            CaseDiff::After | CaseDiff::Patch => self.measured(Work::Diff, self.diff_pending()).await,
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) const DESIGN: &str = "by_domain_doc_type_date";
 pub(crate) const VIEW: &str = "view";
 
 /// Types whose documents are staged: all forms, and the deleted cases. Live cases are what their forms make of them.
-fn staged_types() -> impl Iterator<Item = DocType> {
+pub(super) fn staged_types() -> impl Iterator<Item = DocType> {
     DocType::FORMS.into_iter().chain([DocType::CommCareCaseDeleted])
 }
 

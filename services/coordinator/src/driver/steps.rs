@@ -76,6 +76,7 @@ impl HeldDriver {
                 "the domain's lease was lost",
                 "see `stats` for who drives it now",
             )),
+            Err(Interruption::TooLong(why)) => Err(Failure::new("C2S-4091", why, "")),
             Err(Interruption::Failed(failure)) => Err(failure),
         }
     }

@@ -1,0 +1,153 @@
+//! What stands against a commit, in words; and what an operator accepts of it.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use proto::doctype::DocType;
+use state::commit::Obstacles;
+
+use crate::failure::{Failure, Result};
+
+/// Kinds of differences that the operator accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Document types, or `errors`, or `all`.
+    kinds: BTreeSet<String>,
+}
+
+impl Accepted {
+    /// From a comma-separated list of document types, `errors` and `all`.
+    ///
+    /// # Errors
+    /// `C2S-0104` for a kind that does not exist.
+    pub fn parse(text: &str) -> Result<Self> {
+        let kinds: BTreeSet<String> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|kind| !kind.is_empty())
+            .map(str::to_owned)
+            .collect();
+        for kind in &kinds {
+            if kind != "errors" && kind != "all" && DocType::parse(kind).is_none() {
+                let known: Vec<&str> = DocType::ALL.iter().map(|kind| kind.as_str()).collect();
+                return Err(Failure::new(
+                    "C2S-0104",
+                    format!("--accept-diffs: {kind} is not a kind of difference"),
+                    format!("use document types ({}), errors, or all", known.join(", ")),
+                ));
+            }
+        }
+        Ok(Self { kinds })
+    }
+
+    /// Of kinds that were checked before.
+    pub(crate) fn of<'a>(kinds: impl Iterator<Item = &'a str>) -> Self {
+        Self {
+            kinds: kinds.map(str::to_owned).collect(),
+        }
+    }
+
+    /// The kinds, as they were given.
+    pub(crate) const fn kinds(&self) -> &BTreeSet<String> {
+        &self.kinds
+    }
+
+    fn has(&self, kind: &str) -> bool {
+        self.kinds.contains("all") || self.kinds.contains(kind)
+    }
+}
+
+/// What a finished run found, in a few words.
+pub(crate) fn verdict(obstacles: &Obstacles) -> String {
+    let reasons = against(obstacles, &Accepted::default());
+    if reasons.is_empty() {
+        "clean: COMMIT may follow".to_owned()
+    } else {
+        reasons.join("; ")
+    }
+}
+
+/// What a finished run of a live migration found. Cases that are still pending are those that changed after the cut-off.
+pub(crate) fn live_verdict(obstacles: &Obstacles, cutoff: DateTime<Utc>) -> String {
+    let pending = obstacles.undiffed;
+    let obstacles = Obstacles {
+        undiffed: 0,
+        ..obstacles.clone()
+    };
+    let reasons = against(&obstacles, &Accepted::default());
+    let found = if reasons.is_empty() {
+        "no differences".to_owned()
+    } else {
+        reasons.join("; ")
+    };
+    format!(
+        "live up to {}: {found}; {pending} cases changed later; MIGRATE again takes what has come since, MIGRATE --finish the rest",
+        cutoff.format("%Y-%m-%d %H:%M:%S UTC")
+    )
+}
+
+/// What stands against a commit, but for what is accepted.
+pub(crate) fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String> {
+    let mut reasons = Vec::new();
+    // These say that the work is not done: no one can accept them.
+    for (count, what) in [
+        (obstacles.open_batches, "batches are open"),
+        (obstacles.dirty, "cases are not replayed"),
+        (obstacles.undiffed, "cases are not diffed"),
+        (obstacles.other_rules, "staged forms are of other document rules"),
+    ] {
+        if count > 0 {
+            reasons.push(format!("{count} {what}"));
+        }
+    }
+    if obstacles.parked > 0 && !accepted.has("errors") {
+        reasons.push(format!("{} batches are set aside", obstacles.parked));
+    }
+    if !accepted.has("errors") {
+        reasons.extend(
+            obstacles
+                .errors
+                .iter()
+                .map(|(kind, count)| format!("{count} {kind} with errors")),
+        );
+    }
+    for (list, what) in [
+        (&obstacles.diffs, "with diffs"),
+        (&obstacles.missing, "missing"),
+        (&obstacles.changes, "with changes"),
+    ] {
+        reasons.extend(
+            list.iter()
+                .filter(|(kind, _)| !accepted.has(kind))
+                .map(|(kind, count)| format!("{count} {kind} {what}")),
+        );
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn differences_can_be_accepted_by_kind_and_unfinished_work_cannot() {
+        let obstacles = Obstacles {
+            undiffed: 2,
+            errors: vec![("XFormInstance".to_owned(), 1)],
+            diffs: vec![("CommCareCase".to_owned(), 3), ("XFormError".to_owned(), 1)],
+            ..Obstacles::default()
+        };
+        let accepted = Accepted::parse("CommCareCase, errors").unwrap();
+        assert_eq!(
+            against(&obstacles, &accepted),
+            ["2 cases are not diffed", "1 XFormError with diffs"]
+        );
+        assert_eq!(
+            against(&obstacles, &Accepted::parse("all").unwrap()),
+            ["2 cases are not diffed"]
+        );
+        assert_eq!(against(&obstacles, &Accepted::default()).len(), 4);
+        assert_eq!(Accepted::parse("Cases").unwrap_err().code, "C2S-0104");
+    }
+}

@@ -1,0 +1,148 @@
+//! The downtime of a run: its limit, the way back to live when the limit cannot be kept, and the `COMMIT` that ends it.
+
+use serde_json::json;
+use state::run::Run;
+use state::{Migration, Status};
+
+use super::{Driver, Interruption, Step, stopped_for};
+use crate::commands::commit::{self, Committing};
+use crate::commands::cutover::{BACK_TO_LIVE, Cutover, time_left};
+use crate::commands::human;
+use crate::commands::migrate::Forms;
+use crate::failure::{Failure, Result};
+
+/// What `COMMIT` may refuse in a run that has gone through all phases.
+const NOT_CLEAN: [&str; 2] = ["C2S-4041", "C2S-4042"];
+
+impl Driver {
+    /// Leads the run to its end, whatever that is.
+    pub(super) async fn run(&mut self, run: &Run) -> Step<String> {
+        let cutover = Cutover::of(run);
+        if self.context.state.goes_back_to_live(run.id).await? {
+            return Err(Interruption::TooLong(
+                "it was interrupted on its way back to live".to_owned(),
+            ));
+        }
+        // A run whose driver died while it committed: only forward is left.
+        if let (Some(_), Some(accepted)) = (self.migration.commit_step, &cutover.commit) {
+            return Box::pin(self.commit(run, accepted)).await;
+        }
+        self.cutoff = Box::pin(self.start(run)).await?;
+        let forms = Forms::of(run);
+        let found = match cutover.max_downtime {
+            None => Box::pin(self.phases(&forms)).await?,
+            Some(limit) => {
+                let stopped = stopped_for(&self.context, &self.migration_now().await?)
+                    .await?
+                    .unwrap_or_default();
+                let time = time_left(limit, stopped, self.context.config.hq.cache_wait());
+                tokio::select! {
+                    biased;
+                    ended = Box::pin(self.phases(&forms)) => ended?,
+                    // Whatever is being done: every step may be left at any time, and is done again by the next run.
+                    () = tokio::time::sleep(time) => return Err(Interruption::TooLong(format!(
+                        "the end was not in sight in time for a downtime of {} at most", human(limit)
+                    ))),
+                }
+            }
+        };
+        let Some(accepted) = &cutover.commit else {
+            return self.with_time_for_commit(found, &cutover).await;
+        };
+        match Box::pin(self.commit(run, accepted)).await {
+            Err(Interruption::Failed(refusal)) if NOT_CLEAN.contains(&refusal.code) => {
+                if cutover.max_downtime.is_some() {
+                    Err(Interruption::TooLong(format!("it was not committed: {refusal}")))
+                } else {
+                    Ok(format!("{found}; not committed: {refusal}"))
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Nobody holds the operator to the limit: the outcome says how much time there is.
+    async fn with_time_for_commit(&self, found: String, cutover: &Cutover) -> Step<String> {
+        let Some(limit) = cutover.max_downtime else {
+            return Ok(found);
+        };
+        let stopped = stopped_for(&self.context, &self.migration_now().await?).await?;
+        let left = limit
+            .saturating_sub(stopped.unwrap_or_default())
+            .saturating_sub(self.context.config.hq.cache_wait());
+        Ok(format!(
+            "{found}; begin COMMIT or `unfinish` within {}, for a downtime of {} at most",
+            human(left),
+            human(limit)
+        ))
+    }
+
+    async fn commit(&self, run: &Run, accepted: &commit::Accepted) -> Step<String> {
+        let migration = self.migration_now().await?;
+        let committing = Committing {
+            context: &self.context,
+            migration: &migration,
+            lease: &self.lease,
+            operator: &run.operator,
+        };
+        let late = committing.run(accepted).await?;
+        Ok(if late == 0 {
+            format!("clean and committed: {} is on SQL", migration.domain)
+        } else {
+            format!(
+                "committed: {} is on SQL; {late} or more forms reached Couch too late and are not there",
+                migration.domain
+            )
+        })
+    }
+
+    async fn migration_now(&self) -> Step<Migration> {
+        self.context
+            .state
+            .migration(&self.migration.domain)
+            .await?
+            .ok_or(Interruption::LeaseLost)
+    }
+
+    /// Whether a run that failed leaves submissions off although it has a limit that nobody would keep any more.
+    pub(super) async fn must_go_back(&self, run: &Run) -> bool {
+        if Cutover::of(run).max_downtime.is_none() {
+            return false;
+        }
+        let now = self.migration_now().await;
+        matches!(now, Ok(now) if now.status == Status::InProgress && now.commit_step.is_none())
+    }
+
+    /// Takes the domain back to live: HQ takes submissions again. Gives the run's outcome.
+    ///
+    /// It can be repeated from any point: the run is on record as going back before anything else happens.
+    pub(super) async fn back_to_live(&self, run: &Run, why: &str) -> Result<String> {
+        let context = &self.context;
+        let domain = &self.migration.domain;
+        tracing::warn!(code = BACK_TO_LIVE, why, "the domain goes back to live");
+        context.state.go_back_to_live(&self.lease, run.id).await?;
+        context
+            .target
+            .set_unfinished(domain, context.state.now().await?)
+            .await?;
+        context
+            .state
+            .audit(
+                domain,
+                &run.operator,
+                "back to live",
+                &json!({ "run": run.id, "why": why }),
+            )
+            .await?;
+        // HQ takes submissions by its own row now. If its caches cannot be told, they find out by themselves, later.
+        let told = context
+            .tell_hq(domain)
+            .await
+            .err()
+            .map(|failure: Failure| format!(" ({failure})"))
+            .unwrap_or_default();
+        Ok(format!(
+            "{BACK_TO_LIVE}: {why}; {domain} is live again and HQ takes submissions{told}"
+        ))
+    }
+}
