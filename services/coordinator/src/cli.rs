@@ -19,7 +19,8 @@ use crate::commands::patch::{PatchRun, PatchedSelection};
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{
-    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, reset, serve, started, stats, uncommit,
+    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, reset, serve, started, stats,
+    uncommit,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};

@@ -158,11 +158,9 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "the migration is live already",
             "there is nothing to take back",
         )),
-        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish | Command::Uncommit, _) => Err(Failure::new(
-            "C2S-4006",
-            "the domain is not being migrated",
-            "start with MIGRATE",
-        )),
+        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish | Command::Uncommit, _) => Err(
+            Failure::new("C2S-4006", "the domain is not being migrated", "start with MIGRATE"),
+        ),
     }
 }
 

@@ -284,8 +284,10 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
         .queue_run(migration.id, "MIGRATE", &order.to_json(), &context.operator)
         .await?;
     if !new {
-        let asks_for_more =
-            order.mode == Mode::Finish || order.forms != Forms::AsFound || order.case_diff != CaseDiff::After || order.cutover != Cutover::default();
+        let asks_for_more = order.mode == Mode::Finish
+            || order.forms != Forms::AsFound
+            || order.case_diff != CaseDiff::After
+            || order.cutover != Cutover::default();
         if asks_for_more && run.arguments != order.to_json() {
             return Err(Failure::new(
                 "C2S-4056",

@@ -8,7 +8,6 @@ use super::{Driver, Interruption, Step, stopped_for};
 use crate::commands::commit::{self, Committing};
 use crate::commands::cutover::{BACK_TO_LIVE, Cutover, time_left};
 use crate::commands::human;
-use crate::commands::migrate::Forms;
 use crate::failure::{Failure, Result};
 
 /// What `COMMIT` may refuse in a run that has gone through all phases.
@@ -28,9 +27,8 @@ impl Driver {
             return Box::pin(self.commit(run, accepted)).await;
         }
         self.cutoff = Box::pin(self.start(run)).await?;
-        let forms = Forms::of(run);
         let found = match cutover.max_downtime {
-            None => Box::pin(self.phases(&forms)).await?,
+            None => Box::pin(self.phases(run)).await?,
             Some(limit) => {
                 let stopped = stopped_for(&self.context, &self.migration_now().await?)
                     .await?
@@ -38,7 +36,7 @@ impl Driver {
                 let time = time_left(limit, stopped, self.context.config.hq.cache_wait());
                 tokio::select! {
                     biased;
-                    ended = Box::pin(self.phases(&forms)) => ended?,
+                    ended = Box::pin(self.phases(run)) => ended?,
                     // Whatever is being done: every step may be left at any time, and is done again by the next run.
                     () = tokio::time::sleep(time) => return Err(Interruption::TooLong(format!(
                         "the end was not in sight in time for a downtime of {} at most", human(limit)

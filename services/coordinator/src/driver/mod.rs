@@ -243,7 +243,7 @@ impl Driver {
         for _ in 0..ROUNDS {
             self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
-            let changed = self.measured(Work::Missing, missing::find(self)).await?;
+            let changed = self.measured(Work::Missing, Box::pin(missing::find(self))).await?;
             if changed == 0 {
                 break;
             }
@@ -273,9 +273,9 @@ impl Driver {
         scan::reopen(self).await?;
         loop {
             self.phase(Phase::Scan).await?;
-            self.measured(Work::Forms, self.scan()).await?;
+            self.measured(Work::Forms, Box::pin(self.scan())).await?;
             self.phase(Phase::Replay).await?;
-            self.measured(Work::Replay, self.replay()).await?;
+            self.measured(Work::Replay, Box::pin(self.replay())).await?;
             // A replay may send a form through its stage again.
             if self
                 .context
@@ -332,10 +332,11 @@ impl Driver {
 
     async fn diff(&self, which: CaseDiff) -> Step<()> {
         self.phase(Phase::Diff).await?;
-        self.measured(Work::List, scan::record_all_cases(self)).await?;
+        self.measured(Work::List, Box::pin(scan::record_all_cases(self)))
+            .await?;
         match which {
             CaseDiff::None => Ok(()),
-            CaseDiff::After | CaseDiff::Patch => self.measured(Work::Diff, self.diff_pending()).await,
+            CaseDiff::After | CaseDiff::Patch => self.measured(Work::Diff, Box::pin(self.diff_pending())).await,
         }
     }
 

@@ -1,14 +1,12 @@
 //! `COMMIT`: when it is refused, what it accepts, and how it is mended after a crash.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, ensure};
 use couch_standin::{Action, FaultRule, OpKind, Predicate};
 use e2e::program::RunningCommand;
-use e2e::settings::quoted;
 use e2e::world::{Options, World};
 use generator::damage;
 
+use crate::hook::Hook;
 use crate::{domain, migrate_cleanly};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,45 +103,6 @@ impl Death {
 
     const fn is_on_sql(self) -> bool {
         !matches!(self, Self::AfterIntent | Self::BeforeTheSwitch)
-    }
-}
-
-/// HQ's cache hook of these tests: counts its calls, and stands still while a file says so.
-struct Hook {
-    folder: PathBuf,
-}
-
-impl Hook {
-    const SCRIPT: &str = r#"echo "$2" >> "$1/calls"
-number=$(wc -l < "$1/calls")
-while [ -e "$1/hold-$number" ]; do sleep 0.05; done
-"#;
-
-    fn create(folder: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join("hook.sh"), Self::SCRIPT)?;
-        std::fs::write(folder.join("calls"), "")?;
-        Ok(Self { folder })
-    }
-
-    /// As `hq.cache_hook` has it.
-    fn setting(&self) -> String {
-        let script = self.folder.join("hook.sh");
-        format!(
-            "[\"sh\", {}, {}]",
-            quoted(&script.to_string_lossy()),
-            quoted(&self.folder.to_string_lossy())
-        )
-    }
-
-    fn calls(&self) -> Result<usize> {
-        Ok(std::fs::read_to_string(self.folder.join("calls"))?.lines().count())
-    }
-
-    fn hold(&self, call: usize) -> Result<PathBuf> {
-        let path = self.folder.join(format!("hold-{call}"));
-        std::fs::write(&path, "")?;
-        Ok(path)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{assert_clean, domain};
 
 /// Ids of the main forms with the time of their arrival, in its order.
-fn arrivals(generated: &GeneratedDomain) -> Result<Vec<(DateTime<Utc>, String)>> {
+pub(crate) fn arrivals(generated: &GeneratedDomain) -> Result<Vec<(DateTime<Utc>, String)>> {
     let mut found = Vec::new();
     for doc in &generated.docs {
         if doc["doc_type"] == "XFormInstance" {
@@ -24,7 +24,7 @@ fn arrivals(generated: &GeneratedDomain) -> Result<Vec<(DateTime<Utc>, String)>>
 
 /// A moment in the middle of the widest of the gaps between arrivals around this share of them: the test takes some seconds,
 /// and a cut-off moves with the clock.
-fn quiet_moment(arrivals: &[(DateTime<Utc>, String)], share: usize) -> DateTime<Utc> {
+pub(crate) fn quiet_moment(arrivals: &[(DateTime<Utc>, String)], share: usize) -> DateTime<Utc> {
     let (middle, reach) = (arrivals.len() * share / 100, arrivals.len() / 8);
     let around = &arrivals[middle - reach..middle + reach];
     let widest = around.windows(2).max_by_key(|pair| pair[1].0 - pair[0].0);
@@ -37,7 +37,7 @@ fn quiet_moment(arrivals: &[(DateTime<Utc>, String)], share: usize) -> DateTime<
 }
 
 /// A configuration whose minimum age puts the cut-off right after this moment.
-fn up_to(world: &World, moment: DateTime<Utc>) -> Result<String> {
+pub(crate) fn up_to(world: &World, moment: DateTime<Utc>) -> Result<String> {
     let age = (Utc::now() - moment).num_seconds();
     world.configuration_with("live.toml", &[("live.minimum_age", &format!("\"{age}s\""))])
 }

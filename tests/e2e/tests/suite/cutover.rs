@@ -1,0 +1,281 @@
+//! The end of a migration: its forecast, a limit of downtime, a commit within the run, and the commit taken back.
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use couch_standin::{Action, FaultRule, OpKind, Predicate};
+use e2e::program::Output;
+use e2e::world::{Options, World};
+
+use crate::hook::Hook;
+use crate::live::{arrivals, quiet_moment, up_to};
+use crate::{assert_clean, domain, migrate_cleanly};
+
+/// HQ's status of the domain, and since when.
+async fn flag(world: &World, name: &str) -> Result<(String, Option<DateTime<Utc>>)> {
+    let row = world
+        .target()
+        .query_one(
+            "select migration_status, started_on from domain_migration_flags_domainmigrationprogress
+             where domain = $1 and migration_slug = 'couch_to_sql'",
+            &[&name],
+        )
+        .await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+async fn configured(world: &mut World, configuration: &str, arguments: &[&str]) -> Result<Output> {
+    let mut all = vec!["--config", configuration];
+    all.extend(arguments);
+    world.coordinator_bare(&all, &[]).await
+}
+
+const MIGRATE: &str = "migrate_domain_from_couch_to_sql";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_downtime_that_cannot_be_kept_ends_in_time_and_one_that_can_ends_in_a_commit() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (hook, staff) = (
+        Hook::create(folder.path().join("hook"))?,
+        Hook::create(folder.path().join("staff"))?,
+    );
+    let options = Options::in_process()
+        .with("hq.cache_hook", &hook.setting())
+        .with("hq.committed_hook", &staff.setting());
+    let mut world = World::start(options).await?;
+    let generated = domain("brief", 400);
+    let arrivals = arrivals(&generated)?;
+    let middle = quiet_moment(&arrivals, 50);
+    world.load(&generated).await?;
+
+    let configuration = up_to(&world, middle)?;
+    configured(&mut world, &configuration, &[MIGRATE, "brief", "MIGRATE", "--live"]).await?;
+    let later = arrivals.iter().filter(|(date, _)| *date > middle).count();
+    let forecast = world.coordinator(&["forecast", "brief", "--json"]).await?.ok();
+    let forecast: serde_json::Value = serde_json::from_str(&forecast.stdout)?;
+    let documents = forecast["work"][0]["documents"]["low"].as_u64().context("a number")?;
+    ensure!(documents >= later as u64, "{documents} of at least {later}: {forecast}");
+    ensure!(forecast["unmeasured"] == serde_json::json!([]), "{forecast}");
+    let stats = world.stats("brief").await?;
+    ensure!(stats["forecast"]["work"] == forecast["work"], "{stats}");
+    ensure!(stats["submissions_stopped_seconds"].is_null(), "{stats}");
+
+    // Twice ten minutes for HQ's caches alone: refused at once.
+    let slow = world.configuration_with("slow.toml", &[("hq.cache_wait", "\"10m\"")])?;
+    let finish = [MIGRATE, "brief", "MIGRATE", "--finish", "--max-downtime"];
+    let refused = configured(&mut world, &slow, &[&finish[..], &["19m"]].concat())
+        .await?
+        .ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4090"), "{}", refused.told());
+    ensure!(
+        refused.stdout.contains("Without submissions, in all"),
+        "{}",
+        refused.told()
+    );
+    ensure!(flag(&world, "brief").await?.0 == "dry_run");
+    ensure!(world.number("select count(*) from run where state = 'queued'").await? == 0);
+
+    // The forecast fits, but Couch does not answer.
+    let calls = hook.calls()?;
+    let faults = world.source().stand_in().faults();
+    let mute = faults.add(FaultRule::always(Predicate::op(OpKind::BulkGet), Action::Hold));
+    let command = world.begin_domain("brief", "MIGRATE", &["--finish", "--max-downtime", "15s"])?;
+    world
+        .until("submissions are off", async |world| {
+            Ok(flag(world, "brief").await?.0 == "in_progress")
+        })
+        .await?;
+    let (_, off) = flag(&world, "brief").await?;
+    world
+        .until("submissions are on again", async |world| {
+            Ok(flag(world, "brief").await?.0 == "dry_run")
+        })
+        .await?;
+    let (_, on) = flag(&world, "brief").await?;
+    faults.remove(mute);
+    let ended = command.end(crate::PATIENCE).await?.ended_with(3);
+    ensure!(ended.stderr.contains("C2S-4091"), "{}", ended.told());
+    let off_for = on.context("a start")? - off.context("a start")?;
+    ensure!(
+        off_for.num_milliseconds() <= 15_000,
+        "submissions were off for {off_for}"
+    );
+    ensure!(world.stats("brief").await?["status"] == "dry_run");
+    ensure!(hook.calls()? == calls + 2, "HQ is told of both changes");
+    ensure!(staff.calls()? == 0);
+
+    // Couch answers: the same order is carried out to the end.
+    let done = world
+        .domain(
+            "brief",
+            "MIGRATE",
+            &["--finish", "--max-downtime", "15m", "--commit-if-clean"],
+        )
+        .await?
+        .ok();
+    ensure!(done.stdout.contains("clean and committed"), "{}", done.told());
+    ensure!(world.source().domain_doc("brief").await?["use_sql_backend"] == true);
+    ensure!(flag(&world, "brief").await?.0 == "complete");
+    ensure!(staff.calls()? == 1, "staff is told once");
+    assert_clean(&world.stats("brief").await?, &generated.model)?;
+    world.assert_same_rows("brief", &generated.model).await?;
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_not_clean_commits_nothing_and_with_a_limit_goes_back_to_live() -> Result<()> {
+    let mut world = World::start(Options::in_process()).await?;
+    let mut generated = domain("spotted", 60);
+    ensure!(!generator::damage::change_property(&mut generated, 1).is_empty());
+    world.load(&generated).await?;
+    let misuse = world.domain("spotted", "MIGRATE", &["--live"]).await?;
+    ensure!(misuse.status == Some(1), "{}", misuse.told());
+    let misuse = world
+        .domain("spotted", "MIGRATE", &["--commit-if-clean"])
+        .await?
+        .ended_with(1);
+    ensure!(misuse.stderr.contains("C2S-4092"), "{}", misuse.told());
+
+    let limited = ["--finish", "--commit-if-clean", "--max-downtime", "10m"];
+    let back = world.domain("spotted", "MIGRATE", &limited).await?.ended_with(3);
+    ensure!(back.stderr.contains("C2S-4041"), "{}", back.told());
+    ensure!(flag(&world, "spotted").await?.0 == "dry_run");
+
+    let left = world.domain("spotted", "MIGRATE", &limited[..2]).await?.ended_with(1);
+    ensure!(left.stdout.contains("not committed: C2S-4041"), "{}", left.told());
+    ensure!(flag(&world, "spotted").await?.0 == "in_progress");
+    ensure!(world.source().domain_doc("spotted").await?["use_sql_backend"] == false);
+    let stats = world.stats("spotted").await?;
+    ensure!(stats["submissions_stopped_seconds"].as_f64() > Some(0.0), "{stats}");
+
+    let accepted = ["--commit-if-clean", "--accept-diffs", "CommCareCase"];
+    let done = world.domain("spotted", "MIGRATE", &accepted).await?.ended_with(1);
+    ensure!(done.stdout.contains("clean and committed"), "{}", done.told());
+    ensure!(flag(&world, "spotted").await?.0 == "complete");
+    world.end()
+}
+
+/// Begins an uncommit and kills it while the hook runs for the so-manieth time.
+async fn die_in_hook(world: &mut World, hook: &Hook, call: usize) -> Result<()> {
+    let wanted = hook.calls()? + call;
+    let hold = hook.hold(wanted)?;
+    let command = world.begin(&["uncommit", "regretted", "--no-input"])?;
+    world
+        .until("the hook is called", async |_| Ok(hook.calls()? >= wanted))
+        .await?;
+    command.kill().await?;
+    std::fs::remove_file(hold)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_taken_back_unless_something_has_changed_since() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let hook = Hook::create(folder.path().to_path_buf())?;
+    let mut world = World::start(Options::in_process().with("hq.cache_hook", &hook.setting())).await?;
+    let generated = domain("regretted", 120);
+    world.load(&generated).await?;
+    let uncommit = ["uncommit", "regretted", "--no-input"];
+    let refused = world.coordinator(&uncommit).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4093"), "{}", refused.told());
+    migrate_cleanly(&mut world, "regretted", &generated.model).await?;
+    let refused = world.coordinator(&uncommit).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4093"), "{}", refused.told());
+    world.domain("regretted", "COMMIT", &[]).await?.ok();
+
+    let final_ = world.configuration_with("final.toml", &[("hq.uncommit_window", "\"1ms\"")])?;
+    let refused = configured(&mut world, &final_, &uncommit).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4094"), "{}", refused.told());
+
+    // What HQ does with a domain that is on SQL.
+    let calls = hook.calls()?;
+    let form = world
+        .target()
+        .query_one(
+            "select min(form_id) from form_processor_xforminstancesql where domain = 'regretted'",
+            &[],
+        )
+        .await?
+        .get::<_, String>(0);
+    for (change, way_back, told) in [
+        (
+            format!("update form_processor_xforminstancesql set server_modified_on = now() where form_id = '{form}'"),
+            format!("update form_processor_xforminstancesql f set server_modified_on = k.server_modified_on from kept k where k.id = f.id and f.form_id = '{form}'"),
+            format!("form {form} was changed since the COMMIT"),
+        ),
+        (
+            "insert into form_processor_xforminstancesql select (k).* from (select jsonb_populate_record(f, '{\"id\": 1000000, \"form_id\": \"new\"}') as k
+             from form_processor_xforminstancesql f where domain = 'regretted' limit 1) k".to_owned(),
+            "delete from form_processor_xforminstancesql where form_id = 'new'".to_owned(),
+            "form new was added since the COMMIT".to_owned(),
+        ),
+        (
+            "delete from form_processor_xformoperationsql where form_id = (select min(form_id) from kept);
+             delete from form_processor_xforminstancesql where form_id = (select min(form_id) from kept)".to_owned(),
+            "insert into form_processor_xforminstancesql select * from kept order by form_id limit 1;
+             insert into form_processor_xformoperationsql select * from kept_operations".to_owned(),
+            format!("form {form} was deleted since the COMMIT"),
+        ),
+    ] {
+        world
+            .target()
+            .batch_execute(&format!(
+                "drop table if exists kept, kept_operations;
+                 create table kept as select * from form_processor_xforminstancesql where domain = 'regretted';
+                 create table kept_operations as select * from form_processor_xformoperationsql where form_id = '{form}';
+                 {change}"
+            ))
+            .await
+            .with_context(|| change.clone())?;
+        let refused = world.coordinator(&uncommit).await?.ended_with(1);
+        ensure!(
+            refused.stderr.contains("C2S-4095") && refused.stdout.contains(&told),
+            "{}",
+            refused.told()
+        );
+        world.target().batch_execute(&way_back).await.with_context(|| way_back.clone())?;
+    }
+    ensure!(hook.calls()? == calls, "what is refused does not touch HQ");
+    ensure!(flag(&world, "regretted").await?.0 == "complete");
+
+    // It dies at each step; whoever runs it again waits for the dead one's lease by itself.
+    for (call, step, on_sql) in [(1, "intent", true), (2, "blocked", false), (2, "switched", false)] {
+        die_in_hook(&mut world, &hook, call).await?;
+        let found = world.text("select uncommit_step from migration").await?;
+        ensure!(found.as_deref() == Some(step), "{found:?} at {step}");
+        ensure!(
+            world.source().domain_doc("regretted").await?["use_sql_backend"] == on_sql,
+            "{step}"
+        );
+        ensure!(flag(&world, "regretted").await?.0 == "in_progress", "{step}");
+        for action in ["reset", "MIGRATE", "COMMIT"] {
+            let refused = world.domain("regretted", action, &[]).await?.ended_with(1);
+            ensure!(refused.stderr.contains("C2S-4096"), "{}", refused.told());
+        }
+    }
+    let taken_back = world.coordinator(&uncommit).await?.ok();
+    ensure!(
+        taken_back.stderr.contains("is held by") && taken_back.stdout.contains("on Couch again"),
+        "{}",
+        taken_back.told()
+    );
+    ensure!(world.source().domain_doc("regretted").await?["use_sql_backend"] == false);
+    let zones = world
+        .target()
+        .query_one(
+            "select count(*) from domain_migration_flags_domainmigrationprogress where migration_status = 'complete'",
+            &[],
+        )
+        .await?;
+    ensure!(zones.get::<_, i64>(0) == 0, "HQ's time-zone row is as it was");
+    world.domain("regretted", "unfinish", &[]).await?.ok();
+    ensure!(flag(&world, "regretted").await?.0 == "dry_run");
+
+    // And it can be committed again.
+    world
+        .domain("regretted", "MIGRATE", &["--finish", "--commit-if-clean"])
+        .await?
+        .ok();
+    world.assert_same_rows("regretted", &generated.model).await?;
+    ensure!(world.source().domain_doc("regretted").await?["use_sql_backend"] == true);
+    world.end()
+}
