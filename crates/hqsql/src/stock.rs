@@ -130,6 +130,21 @@ impl Target {
         .await
     }
 
+    /// The forms that changed ledgers of these cases, by HQ's reports, as (case, form), in order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn stock_forms(&self, case_ids: &[String]) -> Result<Vec<(String, String)>> {
+        self.of_cases(
+            "select distinct t.case_id, r.form_id \
+             from stock_stocktransaction t join stock_stockreport r on r.id = t.report_id \
+             where t.case_id = any($1) order by t.case_id, r.form_id",
+            case_ids,
+            |row| Ok((row.try_get(0)?, row.try_get(1)?)),
+        )
+        .await
+    }
+
     /// Forms that have several transactions of one type of report in a ledger of these cases.
     ///
     /// # Errors

@@ -50,9 +50,9 @@ impl DiffHandler {
             }
         }
         if sides.couch_stock {
-            for row in self.target.stock_transactions(&ids).await? {
-                if let Some(named) = forms.get_mut(row.ledger.case_id.as_str()) {
-                    named.insert(row.form_id);
+            for (case_id, form_id) in self.target.stock_forms(&ids).await? {
+                if let Some(named) = forms.get_mut(case_id.as_str()) {
+                    named.insert(form_id);
                 }
             }
         }

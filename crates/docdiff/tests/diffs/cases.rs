@@ -413,3 +413,18 @@ fn documents_that_are_no_objects_do_not_panic() {
     let sql = json!({"doc_type": "CommCareCase", "indices": [{"identifier": "a"}]});
     assert!(!case_lines(&odd, &sql).is_empty());
 }
+
+#[test]
+fn many_forms_in_another_order_and_one_that_sql_lacks() {
+    let forms: Vec<String> = (0..50_000).map(|at| format!("form-{at}")).collect();
+    let actions: Vec<Value> = forms.iter().map(|id| json!({"xform_id": id})).collect();
+    let others: Vec<&String> = forms.iter().rev().filter(|id| *id != "form-7").collect();
+    let couch = json!({"_id": "c", "doc_type": "CommCareCase", "xform_ids": forms, "actions": actions});
+    let sql = json!({"_id": "c", "doc_type": "CommCareCase", "xform_ids": others, "actions": []});
+    let diffs = diff_case(&couch, &sql, &HashSet::new()).unwrap();
+    let stored: Vec<Value> = diffs.iter().map(docdiff::Diff::to_json).collect();
+    assert_eq!(
+        stored,
+        [json!({"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "form-7", "new_value": ""})]
+    );
+}

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use hqsql::StockStates;
 use proto::ids::Domain;
@@ -131,6 +131,12 @@ async fn the_latest_transaction_is_that_of_the_latest_report_and_then_the_last_o
         ]
     );
     assert_eq!(history[1].server_date, None);
+    let forms = fixture.target.stock_forms(&case).await.unwrap();
+    let named: BTreeSet<(String, String)> = history
+        .into_iter()
+        .map(|row| (row.ledger.case_id, row.form_id))
+        .collect();
+    assert_eq!(forms, named.into_iter().collect::<Vec<_>>(), "each form once, in order");
     assert_eq!(
         fixture.target.repeated_stock_reports(&case).await.unwrap(),
         [RepeatedReport {
@@ -164,6 +170,7 @@ async fn absent_tables_count_as_empty() {
     assert_eq!(fixture.target.latest_stock_transactions(&case).await.unwrap(), []);
     assert_eq!(fixture.target.stock_transactions(&case).await.unwrap(), []);
     assert_eq!(fixture.target.repeated_stock_reports(&case).await.unwrap(), []);
+    assert_eq!(fixture.target.stock_forms(&case).await.unwrap(), []);
     assert!(fixture.target.supply_point_locations(&case).await.unwrap().is_empty());
     fixture.target.check_tables().await.unwrap();
 }
