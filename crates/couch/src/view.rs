@@ -152,6 +152,35 @@ impl Database {
         }
     }
 
+    /// The last row between two keys, both inclusive.
+    ///
+    /// # Errors
+    /// [`Error::MissingView`].
+    pub async fn view_last(&self, design: &str, view: &str, start_key: &Value, end_key: &Value) -> Result<Option<Row>> {
+        let mut query = Serializer::new(String::new());
+        query
+            .append_pair("reduce", "false")
+            .append_pair("limit", "1")
+            .append_pair("descending", "true")
+            .append_pair("startkey", &end_key.to_string())
+            .append_pair("endkey", &start_key.to_string());
+        let path = self.view_path(design, view, &query.finish())?;
+        let rows: Option<Vec<Row>> = self
+            .transport
+            .send(Request::new("view", Method::GET, path), |answer| {
+                if answer.status == 404 {
+                    Ok(None)
+                } else {
+                    rows_of(answer, "view").map(Some)
+                }
+            })
+            .await?;
+        match rows {
+            Some(rows) => Ok(rows.into_iter().next()),
+            None => Err(self.missing_view(design, view).await),
+        }
+    }
+
     /// How many rows the view's reduce counts between two keys (both inclusive); `None` if the view has no reduce, or one
     /// that is not a count.
     pub async fn view_count(

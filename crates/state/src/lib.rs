@@ -5,13 +5,14 @@
 //!
 //! * [`schema`]: makes and checks the schema.
 //! * [`migration`]: the row of a domain, its lease and its epoch.
-//! * [`run`]: commands on record, and the audit log.
+//! * [`run`]: commands on record, and the audit log; [`lists`]: lists of domains, and fair shares.
 //! * [`batch`]: batch rows: claims, renewals, releases, splits; `dispatch`: what the driver asks of them.
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone.
 //! * [`patch`]: patch forms, and records that cannot be patched.
+//! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
 //! * [`stats`]: what the operator is shown. [`pace`]: how fast the work goes.
 //! * [`commit`], [`reset`]: the two ends of a migration. [`snapshot`]: what a commit is taken back by.
 
@@ -26,8 +27,10 @@ mod deleted_case;
 pub mod diff_stage;
 mod dispatch;
 pub mod error;
+pub mod first_runs;
 mod forced;
 pub mod form_stage;
+pub mod lists;
 mod live;
 pub mod migration;
 pub mod names;
@@ -37,6 +40,7 @@ pub mod patch;
 mod patch_outcome;
 mod removal;
 pub mod reset;
+pub mod rewind;
 pub mod run;
 pub mod scan;
 pub mod schema;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::Row;
 use uuid::Uuid;
 
+use crate::lists::USUAL_WEIGHT;
 use crate::{MigrationId, State, StateError};
 
 /// Who gives a command.
@@ -17,6 +18,18 @@ pub struct Operator {
     pub host: String,
     /// Process.
     pub pid: i32,
+}
+
+/// For whom a run is put on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// The domain's own command.
+    Command,
+    /// A list of domains.
+    List {
+        /// Weight of the domain among those that are driven at the same time.
+        weight: i16,
+    },
 }
 
 /// State of a run.
@@ -95,6 +108,26 @@ impl State {
         arguments: &Value,
         operator: &Operator,
     ) -> Result<(Run, bool), StateError> {
+        self.queue_run_of(id, command, arguments, operator, Giver::Command)
+            .await
+    }
+
+    /// As [`State::queue_run`], and on record for whom.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn queue_run_of(
+        &self,
+        id: MigrationId,
+        command: &str,
+        arguments: &Value,
+        operator: &Operator,
+        giver: Giver,
+    ) -> Result<(Run, bool), StateError> {
+        let (from_list, weight) = match giver {
+            Giver::Command => (false, USUAL_WEIGHT),
+            Giver::List { weight } => (true, weight),
+        };
         let mut tx = self.pool.begin().await?;
         // The row lock makes two commands at once see each other's run. Not `for update`, which would wait for workers.
         sqlx::query("select id from migration where id = $1 for no key update")
@@ -111,8 +144,8 @@ impl State {
             Some(run_id) => (run_id, false),
             None => {
                 let run_id: i64 = sqlx::query_scalar(
-                    "insert into run (migration_id, command, arguments, who, host, pid)
-                     values ($1, $2, $3::jsonb, $4, $5, $6) returning id",
+                    "insert into run (migration_id, command, arguments, who, host, pid, from_list, weight)
+                     values ($1, $2, $3::jsonb, $4, $5, $6, $7, $8) returning id",
                 )
                 .bind(id.0)
                 .bind(command)
@@ -120,6 +153,8 @@ impl State {
                 .bind(&operator.who)
                 .bind(&operator.host)
                 .bind(operator.pid)
+                .bind(from_list)
+                .bind(weight)
                 .fetch_one(&mut *tx)
                 .await?;
                 (run_id, true)
@@ -144,7 +179,7 @@ impl State {
         run_from(&row)
     }
 
-    /// Runs that are not over and whose domain nobody drives: for `serve` to adopt.
+    /// Runs that are not over and whose domain nobody drives: for `serve` to adopt, those of the greatest weight first.
     ///
     /// # Errors
     /// Database errors.
@@ -153,7 +188,7 @@ impl State {
             "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
              from run r join migration m on m.id = r.migration_id
              where r.state in ('queued', 'running', 'stopping') and (m.driver_until is null or m.driver_until <= now())
-             order by r.id",
+             order by r.weight desc, r.id",
         )
         .fetch_all(&self.pool)
         .await?;

@@ -359,7 +359,7 @@ pub(crate) async fn lock_case_states(
     Ok(())
 }
 
-async fn save_cursor(
+pub(crate) async fn save_cursor(
     tx: &mut Transaction<'_, Postgres>,
     id: MigrationId,
     scan: &str,
@@ -382,7 +382,7 @@ async fn save_cursor(
     Ok(())
 }
 
-fn cursor_from(row: &sqlx::postgres::PgRow) -> Result<Cursor, StateError> {
+pub(crate) fn cursor_from(row: &sqlx::postgres::PgRow) -> Result<Cursor, StateError> {
     Ok(Cursor {
         after_key: row.try_get("after_key")?,
         after_id: row.try_get("after_id")?,

@@ -15,6 +15,7 @@ mod failures;
 mod fixture;
 mod forms;
 mod leases;
+mod lists;
 mod model;
 mod named;
 mod orders;
