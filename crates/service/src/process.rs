@@ -64,6 +64,8 @@ pub enum Life {
     Service,
     /// A command at a terminal: unless the configuration says more, only warnings are logged, for people.
     Command,
+    /// A command whose operator wants to see what it does.
+    Debugging,
 }
 
 /// Runs a program: reads its configuration, starts telemetry, and hands over with a token that SIGTERM and SIGINT cancel.
@@ -80,8 +82,10 @@ where
             return ExitCode::from(2);
         }
     };
-    if life == Life::Command {
-        quieten(&mut config);
+    match life {
+        Life::Service => {}
+        Life::Command => log_unless_configured(&mut config, "warn"),
+        Life::Debugging => log_unless_configured(&mut config, "info,coordinator=debug"),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -102,7 +106,7 @@ where
 }
 
 /// A command's own output is what its operator wants to read.
-fn quieten(config: &mut Config) {
+fn log_unless_configured(config: &mut Config, filter: &str) {
     let is_set = |key: &str| {
         config
             .describe()
@@ -111,7 +115,7 @@ fn quieten(config: &mut Config) {
     };
     let (filter_is_set, format_is_set) = (is_set("telemetry.log_filter"), is_set("telemetry.log_format"));
     if !filter_is_set {
-        config.telemetry.log_filter = "warn".to_owned();
+        filter.clone_into(&mut config.telemetry.log_filter);
     }
     if !format_is_set {
         config.telemetry.log_format = LogFormat::Text;

@@ -22,7 +22,7 @@ pub fn listen() -> std::io::Result<CancellationToken> {
 async fn follow(mut terminate: Signal, mut interrupt: Signal, stop: CancellationToken) {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("interrupted: stopping after the work in hand; once more stops at once"),
+        _ = interrupt.recv() => tracing::warn!("interrupted: stopping after the work in hand; once more stops at once"),
     }
     stop.cancel();
     interrupt.recv().await;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::ids::Domain;
 use service::config::Config;
+use service::process::Life;
 use state::stats::RecordTable;
 use tokio_util::sync::CancellationToken;
 
@@ -14,17 +14,21 @@ use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::{Cases, Output, Selection};
 use crate::commands::cutover::Cutover;
 use crate::commands::init::TargetTables;
-use crate::commands::migrate::{CaseDiff, Forms, Order, Wait};
+use crate::commands::migrate::{CaseDiff, Forms, OnError, Order, Record, Wait};
 use crate::commands::patch::{PatchRun, PatchedSelection};
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{
-    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, reset, serve, started, stats,
-    uncommit,
+    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, plan, reset, rewind, serve,
+    started, stats, uncommit,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::Mode;
+
+mod domain;
+
+pub use domain::{Action, CaseDiffWay, MigrateArgs};
 
 /// Moves CommCare HQ domains from CouchDB to PostgreSQL.
 #[derive(Debug, Parser)]
@@ -66,7 +70,7 @@ pub enum Command {
         name = "migrate_multiple_domains_from_couch_to_sql",
         after_help = "Example:\n  coordinator migrate_multiple_domains_from_couch_to_sql domain-list.txt"
     )]
-    MigrateMultiple(MultipleArgs),
+    MigrateMultiple(multiple::MultipleArgs),
     /// List the domains whose migration has begun and not ended, by status.
     #[command(
         name = "show_started_migrations",
@@ -83,6 +87,25 @@ pub enum Command {
         after_help = "Example:\n  coordinator couch_sql_diff my-domain show --select=CommCareCase --csv"
     )]
     CouchSqlDiff(DiffArgs),
+    /// List the domains that are on CouchDB by size class, with the time that each will take.
+    #[command(after_help = "Example:\n  coordinator domains --output-dir ./domains")]
+    Domains {
+        /// Write a file of names for each class, and domains.csv, into this folder.
+        #[arg(short, long, value_name = "DIR")]
+        output_dir: Option<PathBuf>,
+        /// JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at a domain as a first MIGRATE would: checks, counts, time, disk. Writes nothing anywhere.
+    #[command(after_help = "Example:\n  coordinator plan my-domain")]
+    Plan {
+        /// Domain.
+        domain: String,
+        /// JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what is left of a migration, and how long MIGRATE --finish will take.
     #[command(after_help = "Example:\n  coordinator forecast my-domain")]
     Forecast {
@@ -91,6 +114,15 @@ pub enum Command {
         /// JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Print the notice by which a customer's agreement to a live migration is asked for.
+    #[command(
+        name = "support-request",
+        after_help = "Example:\n  coordinator support-request my-domain"
+    )]
+    SupportRequest {
+        /// Domain.
+        domain: String,
     },
     /// Take a COMMIT back, as long as nothing has changed in SQL since.
     #[command(after_help = "Example:\n  coordinator uncommit my-domain")]
@@ -128,112 +160,6 @@ pub struct InitArgs {
 pub enum ConfigAction {
     /// Say what is used, and reach every server.
     Check,
-}
-
-/// What to do with a domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Action {
-    /// Migrate it; again, to go on or to take what came since.
-    #[value(name = "MIGRATE")]
-    Migrate,
-    /// Make it use SQL.
-    #[value(name = "COMMIT")]
-    Commit,
-    /// Undo the migration: delete its SQL forms and cases and all that is on record.
-    #[value(name = "reset", alias = "blow-away")]
-    Reset,
-    /// Take a migration in progress back to live: submissions go on.
-    #[value(name = "unfinish")]
-    Unfinish,
-    /// How it stands.
-    #[value(name = "stats")]
-    Stats,
-    /// Print all recorded differences, then all changes.
-    #[value(name = "diff")]
-    Diff,
-}
-
-/// Arguments of `migrate_domain_from_couch_to_sql`.
-#[derive(Debug, Args)]
-pub struct MigrateArgs {
-    /// Domain.
-    pub domain: String,
-    /// What to do.
-    pub action: Action,
-    /// Ask nothing.
-    #[arg(long)]
-    pub no_input: bool,
-    /// MIGRATE: leave submissions on, and take what is old enough. The migration stays live until --finish.
-    #[arg(long, conflicts_with = "finish")]
-    pub live: bool,
-    /// MIGRATE: refuse submissions from now on, and take the rest of a live migration.
-    #[arg(long)]
-    pub finish: bool,
-    /// MIGRATE --finish: the longest that submissions may be off, COMMIT included: `10m`. Refused at once when the forecast
-    /// says that it cannot be kept; a run that cannot keep it takes the domain back to live by itself.
-    #[arg(long, value_name = "TIME", requires = "finish", value_parser = humantime::parse_duration)]
-    pub max_downtime: Option<Duration>,
-    /// MIGRATE: when the run ends clean, COMMIT is part of it. With --accept-diffs, as for COMMIT.
-    #[arg(long, conflicts_with = "live")]
-    pub commit_if_clean: bool,
-    /// MIGRATE: forms that get a second chance: `missing` (those that a difference of a case names as applied in Couch only),
-    /// ids with commas, or a path to a file of ids.
-    #[arg(long, value_name = "FORMS", conflicts_with_all = ["live", "finish"])]
-    pub forms: Option<String>,
-    /// MIGRATE: when cases are compared, and whether differences are patched then.
-    #[arg(long, value_enum)]
-    pub case_diff: Option<CaseDiffWay>,
-    /// MIGRATE: the same as --forms=missing --case-diff=patch.
-    #[arg(long, conflicts_with_all = ["forms", "case_diff", "live"])]
-    pub patch: bool,
-    /// MIGRATE: put the run on record for `serve` and return.
-    #[arg(long)]
-    pub detach: bool,
-    /// stats: list errors and missing ids too.
-    #[arg(long)]
-    pub verbose: bool,
-    /// stats: JSON.
-    #[arg(long, conflicts_with = "verbose")]
-    pub json: bool,
-    /// COMMIT: differences that do not stand against it: document types, `errors` or `all`, with commas. On record in the
-    /// audit log.
-    #[arg(long, value_name = "KINDS")]
-    pub accept_diffs: Option<String>,
-    /// COMMIT: give an interrupted COMMIT up and go back to Couch.
-    #[arg(long, conflicts_with = "accept_diffs")]
-    pub abort: bool,
-    /// Accepted for old runbooks and not used: state is in PostgreSQL.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-}
-
-/// Arguments of `migrate_multiple_domains_from_couch_to_sql`.
-#[derive(Debug, Args)]
-pub struct MultipleArgs {
-    /// File with one domain a line, or names with colons between.
-    pub domains: String,
-    /// Migrate live: leave submissions on, and every domain live for its own MIGRATE --finish and COMMIT.
-    #[arg(long)]
-    pub live: bool,
-    /// Domains at a time.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub at_most: u16,
-    /// Accepted for old runbooks and not used: state is in PostgreSQL.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-}
-
-/// When cases are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CaseDiffWay {
-    /// When all forms are migrated.
-    After,
-    /// Also migrate forms that differences put in doubt, then patch, then compare again.
-    Patch,
-    /// Not in this run; cases stay pending.
-    None,
-    /// Understood for old runbooks: the same as after.
-    Asap,
 }
 
 /// What to do with differences.
@@ -276,9 +202,26 @@ pub struct DiffArgs {
     /// show: documents at a time.
     #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub batch_size: i64,
+    /// Log what is done, step by step.
+    #[arg(long)]
+    pub debug: bool,
     /// Accepted for old runbooks and not used: state is in PostgreSQL.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+impl Cli {
+    /// What the process is for, by which it logs.
+    pub fn life(&self) -> Life {
+        let is_debugging = match &self.command {
+            Command::Serve | Command::Standalone => return Life::Service,
+            Command::MigrateDomain(args) => args.debug,
+            Command::MigrateMultiple(args) => args.debug,
+            Command::CouchSqlDiff(args) => args.debug,
+            _ => false,
+        };
+        if is_debugging { Life::Debugging } else { Life::Command }
+    }
 }
 
 /// Runs the command.
@@ -304,8 +247,7 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             state_dir(args.state_dir.as_ref());
             let domains = multiple::read_list(&args.domains)?;
             let context = Context::connect(config).await?;
-            let mode = mode(args.live, false);
-            multiple::migrate_all(&context, domains, usize::from(args.at_most), mode, stop).await
+            multiple::migrate_all(&context, domains, args.order(), stop).await
         }
         Command::ShowStarted { stats } => {
             let tables = if stats { Tables::Stats } else { Tables::None };
@@ -328,6 +270,18 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             };
             let context = Context::connect(config).await?;
             until_stopped(stop, uncommit::uncommit(&context, &Domain::new(domain), confirmation)).await
+        }
+        Command::Domains { output_dir, json } => {
+            let context = Context::connect(config).await?;
+            until_stopped(stop, plan::domains(&context, shown(json), output_dir.as_deref())).await
+        }
+        Command::Plan { domain, json } => {
+            let context = Context::connect(config).await?;
+            until_stopped(stop, plan::plan(&context, &Domain::new(domain), shown(json))).await
+        }
+        Command::SupportRequest { domain } => {
+            let context = Context::connect(config).await?;
+            until_stopped(stop, plan::support_request(&context, &Domain::new(domain))).await
         }
         Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
         Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
@@ -367,6 +321,16 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                         None
                     },
                 },
+                on_error: if args.stop_on_error {
+                    OnError::Stop
+                } else {
+                    OnError::GoOn
+                },
+                record: if args.rebuild_state {
+                    Record::Checked
+                } else {
+                    Record::Trusted
+                },
             };
             migrate::migrate(context, &domain, &order, wait, stop).await
         }
@@ -377,6 +341,11 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
         }
         Action::Unfinish => until_stopped(stop, migrate::unfinish(context, &domain)).await,
         Action::Reset => until_stopped(stop, reset::reset(context, &domain, confirmation)).await,
+        Action::Rewind => {
+            let to = rewind::To::parse(args.to.as_deref().unwrap_or_default())?;
+            until_stopped(stop, rewind::rewind(context, &domain, &to)).await
+        }
+        Action::Info => stats::info(context, &domain).await,
         Action::Stats => {
             let format = match (args.json, args.verbose) {
                 (true, _) => Format::Json,
@@ -408,6 +377,10 @@ fn case_diff(args: &MigrateArgs) -> CaseDiff {
             CaseDiff::After
         }
     }
+}
+
+fn shown(json: bool) -> plan::Shown {
+    if json { plan::Shown::Json } else { plan::Shown::Table }
 }
 
 fn mode(live: bool, finish: bool) -> Mode {

@@ -16,5 +16,8 @@ pub mod domain_doc;
 pub mod driver;
 pub mod failure;
 pub mod forecast;
+pub mod misuse;
 pub mod rules;
+#[cfg(test)]
+mod surface;
 pub mod workers;

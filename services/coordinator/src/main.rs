@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use coordinator::cli::{self, Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+use coordinator::cli::{self, Cli};
 use coordinator::failure::Failure;
-use service::process::{self, Life};
+use coordinator::misuse;
+use service::process;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let life = if matches!(cli.command, Command::Serve | Command::Standalone) {
-        Life::Service
-    } else {
-        Life::Command
-    };
-    let file = cli.config.clone();
+    let matches = Cli::command().get_matches();
+    if let Some(complaint) = misuse::complaint(&matches) {
+        Cli::command().error(ErrorKind::ArgumentConflict, complaint).exit();
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (file, life) = (cli.config.clone(), cli.life());
     process::run("coordinator", file.as_deref(), life, |config, stop| async move {
         let ended: Result<_, Failure> = cli::run(cli, config, stop).await;
         match ended {

@@ -24,6 +24,8 @@ pub enum Command {
     DiffCases,
     /// `couch_sql_diff patch`.
     Patch,
+    /// `rewind`.
+    Rewind,
 }
 
 /// How a `MIGRATE` is meant.
@@ -151,16 +153,26 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "the migration is live",
             "finish it first: MIGRATE --finish",
         )),
-        (Command::DiffCases | Command::Patch, Status::InProgress | Status::DryRun)
+        (Command::DiffCases | Command::Patch | Command::Rewind, Status::InProgress | Status::DryRun)
         | (Command::Unfinish, Status::InProgress) => Ok(()),
         (Command::Unfinish, Status::DryRun) => Err(Failure::new(
             "C2S-4054",
             "the migration is live already",
             "there is nothing to take back",
         )),
-        (Command::Commit | Command::DiffCases | Command::Patch | Command::Unfinish | Command::Uncommit, _) => Err(
-            Failure::new("C2S-4006", "the domain is not being migrated", "start with MIGRATE"),
-        ),
+        (
+            Command::Commit
+            | Command::DiffCases
+            | Command::Patch
+            | Command::Rewind
+            | Command::Unfinish
+            | Command::Uncommit,
+            _,
+        ) => Err(Failure::new(
+            "C2S-4006",
+            "the domain is not being migrated",
+            "start with MIGRATE",
+        )),
     }
 }
 

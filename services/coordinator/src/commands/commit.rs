@@ -97,7 +97,7 @@ async fn commit_held(
         eprintln!("COMMIT of {domain} goes on from where it was interrupted");
     }
     let late = Box::pin(committing.carry_out(accepted)).await?;
-    println!("{domain} is on SQL.");
+    eprintln!("{domain} is on SQL.");
     Ok(if late == 0 { Exit::Clean } else { Exit::Differences })
 }
 
@@ -137,7 +137,7 @@ impl Committing<'_> {
             Some(step) => step,
             None => {
                 let doc = DomainDoc::read(&context.domains_db, domain).await?;
-                let detail = json!({ "accepted": accepted.kinds(), "domain_rev": doc.rev() });
+                let detail = json!({ "accepted": accepted.kinds(), "accepted_differences": accepted.compared(), "domain_rev": doc.rev() });
                 context.state.audit(domain, operator, "COMMIT", &detail).await?;
                 context
                     .state

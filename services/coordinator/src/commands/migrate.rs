@@ -7,7 +7,7 @@ use broker::Broker;
 use proto::ids::Domain;
 use serde_json::{Value, json};
 use state::Status;
-use state::run::{Run, RunState};
+use state::run::{Giver, Run, RunState};
 use tokio_util::sync::CancellationToken;
 
 use super::cutover::{BACK_TO_LIVE, Cutover};
@@ -112,6 +112,50 @@ pub struct Order {
     pub case_diff: CaseDiff,
     /// How its downtime ends.
     pub cutover: Cutover,
+    /// What a document with an error does to the run.
+    pub on_error: OnError,
+    /// What the run does first about what is on record.
+    pub record: Record,
+}
+
+/// What a document with an error does to a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It is recorded, and the run goes on.
+    #[default]
+    GoOn,
+    /// `--stop-on-error`: the run ends, and goes on from there when MIGRATE is given again.
+    Stop,
+}
+
+impl OnError {
+    /// That of a run on record.
+    pub(crate) fn of(run: &Run) -> Self {
+        match run.arguments.get("stop_on_error") {
+            Some(Value::Bool(true)) => Self::Stop,
+            _ => Self::GoOn,
+        }
+    }
+}
+
+/// What a run does first about what is on record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Record {
+    /// It goes on from there.
+    #[default]
+    Trusted,
+    /// `--rebuild-state`: it is checked against both databases, and what does not agree is done again.
+    Checked,
+}
+
+impl Record {
+    /// That of a run on record.
+    pub(crate) fn of(run: &Run) -> Self {
+        match run.arguments.get("rebuild_state") {
+            Some(Value::Bool(true)) => Self::Checked,
+            _ => Self::Trusted,
+        }
+    }
 }
 
 impl Order {
@@ -127,6 +171,8 @@ impl Order {
                 .find(|way| way.as_str() == text("case_diff"))
                 .unwrap_or_default(),
             cutover: Cutover::of(run),
+            on_error: OnError::of(run),
+            record: Record::of(run),
         }
     }
 
@@ -134,6 +180,8 @@ impl Order {
         let mut arguments =
             json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str() });
         self.cutover.add_to(&mut arguments);
+        arguments["stop_on_error"] = json!(self.on_error == OnError::Stop);
+        arguments["rebuild_state"] = json!(self.record == Record::Checked);
         arguments
     }
 
@@ -179,7 +227,7 @@ pub async fn migrate(
             "start one, or leave --detach out",
         ));
     }
-    let run = Box::pin(queue(context, domain, order)).await?;
+    let run = Box::pin(queue(context, domain, order, Giver::Command)).await?;
     if wait == Wait::No {
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
@@ -233,7 +281,7 @@ async fn preflight(context: &Context) -> Result<()> {
 }
 
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
-async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result<Run> {
+async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Giver) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     if context
         .config
@@ -281,13 +329,15 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state
-        .queue_run(migration.id, "MIGRATE", &order.to_json(), &context.operator)
+        .queue_run_of(migration.id, "MIGRATE", &order.to_json(), &context.operator, giver)
         .await?;
     if !new {
         let asks_for_more = order.mode == Mode::Finish
             || order.forms != Forms::AsFound
             || order.case_diff != CaseDiff::After
-            || order.cutover != Cutover::default();
+            || order.cutover != Cutover::default()
+            || order.on_error == OnError::Stop
+            || order.record == Record::Checked;
         if asks_for_more && run.arguments != order.to_json() {
             return Err(Failure::new(
                 "C2S-4056",
@@ -308,6 +358,18 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order) -> Result
         );
     }
     Ok(run)
+}
+
+/// Puts a run of a domain of a list on record, and waits for its end; it shows nothing. Gives the run as it was last seen.
+pub(crate) async fn run_listed(
+    context: &Arc<Context>,
+    domain: &Domain,
+    order: &Order,
+    weight: i16,
+    stop: CancellationToken,
+) -> Result<Run> {
+    let run = queue(context, domain, order, Giver::List { weight }).await?;
+    follow(context, &run, stop).await
 }
 
 /// Waits for the end of a run, and drives it when nobody else does. Gives the run as it was last seen.
@@ -429,6 +491,6 @@ pub async fn unfinish(context: &Context, domain: &Domain) -> Result<Exit> {
     .await;
     held.give_back(context).await?;
     done?;
-    println!("{domain} is live again: HQ takes submissions");
+    eprintln!("{domain} is live again: HQ takes submissions");
     Ok(Exit::Clean)
 }

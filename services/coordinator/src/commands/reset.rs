@@ -58,7 +58,7 @@ pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmatio
         context.tell_hq(domain).await?;
         context.state.end_reset(migration.id, epoch).await?;
     }
-    println!("{domain} was reset: no form and no case of it is left in SQL, and its migration can start anew.");
+    eprintln!("{domain} was reset: no form and no case of it is left in SQL, and its migration can start anew.");
     Ok(Exit::Clean)
 }
 

@@ -118,6 +118,21 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
     Ok(Exit::Clean)
 }
 
+/// Prints the status of a domain, and what CouchDB has of it, whatever is on record.
+///
+/// # Errors
+/// Unknown domain; servers that cannot be reached.
+pub async fn info(context: &Context, domain: &Domain) -> Result<Exit> {
+    let doc = DomainDoc::read(&context.domains_db, domain).await?;
+    let mut found = counted(context, domain, doc.is_on_sql()).await?;
+    if let Some(migration) = context.state.migration(domain).await? {
+        found.status = migration.status;
+    }
+    println!("Couch to SQL migration status for {domain}: {}", found.status);
+    print_table(&found.rows, "");
+    Ok(Exit::Clean)
+}
+
 /// Prints the table after a run, with only the rows that have something. Whether the migration is clean.
 pub(crate) async fn print_after_run(context: &Context, domain: &Domain) -> Result<bool> {
     let mut found = recorded(context, domain).await?;

@@ -13,6 +13,8 @@ use crate::failure::{Failure, Result};
 pub struct Accepted {
     /// Document types, or `errors`, or `all`.
     kinds: BTreeSet<String>,
+    /// Diffs and changes of these types, but not missing documents.
+    compared: BTreeSet<String>,
 }
 
 impl Accepted {
@@ -37,14 +39,31 @@ impl Accepted {
                 ));
             }
         }
-        Ok(Self { kinds })
+        Ok(Self {
+            kinds,
+            ..Self::default()
+        })
+    }
+
+    /// Diffs and changes of soft-deleted cases: what lists accept unless they are strict.
+    pub(crate) fn differences_of_deleted_cases() -> Self {
+        Self {
+            compared: BTreeSet::from([DocType::CommCareCaseDeleted.as_str().to_owned()]),
+            ..Self::default()
+        }
     }
 
     /// Of kinds that were checked before.
     pub(crate) fn of<'a>(kinds: impl Iterator<Item = &'a str>) -> Self {
         Self {
             kinds: kinds.map(str::to_owned).collect(),
+            ..Self::default()
         }
+    }
+
+    /// Types of which diffs and changes are accepted, and nothing else.
+    pub(crate) const fn compared(&self) -> &BTreeSet<String> {
+        &self.compared
     }
 
     /// The kinds, as they were given.
@@ -116,9 +135,10 @@ pub(crate) fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String>
         (&obstacles.missing, "missing"),
         (&obstacles.changes, "with changes"),
     ] {
+        let is_missing = what == "missing";
         reasons.extend(
             list.iter()
-                .filter(|(kind, _)| !accepted.has(kind))
+                .filter(|(kind, _)| !accepted.has(kind) && (is_missing || !accepted.compared.contains(kind)))
                 .map(|(kind, count)| format!("{count} {kind} {what}")),
         );
     }
@@ -148,6 +168,14 @@ mod tests {
             ["2 cases are not diffed"]
         );
         assert_eq!(against(&obstacles, &Accepted::default()).len(), 4);
+        let deleted = Obstacles {
+            diffs: vec![("CommCareCase-Deleted".to_owned(), 3)],
+            missing: vec![("CommCareCase-Deleted".to_owned(), 2)],
+            ..Obstacles::default()
+        };
+        let usual = Accepted::differences_of_deleted_cases();
+        assert_eq!(against(&deleted, &usual), ["2 CommCareCase-Deleted missing"]);
+        assert_eq!(against(&deleted, &Accepted::default()).len(), 2);
         assert_eq!(Accepted::parse("Cases").unwrap_err().code, "C2S-0104");
     }
 }

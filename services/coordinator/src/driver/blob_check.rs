@@ -4,10 +4,12 @@
 use blobs::{BlobStore, FORM_XML};
 use couch::Outcome;
 use proto::doctype::DocType;
+use proto::ids::Domain;
 use service::connect;
 use state::scan::Cursor;
 
 use super::{Driver, Step, scan};
+use crate::context::Context;
 use crate::failure::Failure;
 
 /// Forms looked at: the oldest.
@@ -17,33 +19,36 @@ const ENOUGH: usize = 20;
 
 /// Refuses when a sample of forms names blobs, and the store has none of them.
 pub(super) async fn check(driver: &Driver) -> Step<()> {
-    let context = &driver.context;
+    Ok(check_blobs(&driver.context, &driver.migration.domain).await?)
+}
+
+/// The same, for a domain that nobody drives.
+///
+/// # Errors
+/// `C2S-4057`; those of the servers.
+pub async fn check_blobs(context: &Context, domain: &Domain) -> Result<(), Failure> {
     if context.config.blobs.accept_all_lost {
         return Ok(());
     }
-    let keys = sampled_keys(driver).await?;
+    let keys = sampled_keys(context, domain).await?;
     if keys.len() < ENOUGH {
         return Ok(());
     }
-    let store = connect::blob_store(&context.config).await.map_err(Failure::from)?;
+    let store = connect::blob_store(&context.config).await?;
     if has_any(&store, &keys).await? {
         return Ok(());
     }
     Err(Failure::new(
         "C2S-4057",
         format!(
-            "the blob store has the XML of none of the first {} forms of {}",
+            "the blob store has the XML of none of the first {} forms of {domain}",
             keys.len(),
-            driver.migration.domain
         ),
         "it is probably not the store of this HQ: check [blobs]; if all of it is really lost, set blobs.accept_all_lost",
-    )
-    .into())
+    ))
 }
 
-async fn sampled_keys(driver: &Driver) -> Step<Vec<String>> {
-    let context = &driver.context;
-    let domain = &driver.migration.domain;
+async fn sampled_keys(context: &Context, domain: &Domain) -> Result<Vec<String>, Failure> {
     let request = scan::page_of(domain, DocType::XFormInstance, &Cursor::default(), SAMPLE, None)?;
     let page = context.forms_db.view_page(&request).await?;
     let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();

@@ -15,7 +15,8 @@ use proto::message::{BatchBody, BatchMessage, VERSION};
 use proto::topology::Stage;
 use service::config::Config;
 use service::{names, telemetry};
-use state::batch::Publishable;
+use state::batch::{OpenBatches, Publishable};
+use state::lists::Share;
 use state::{Migration, State, StateError};
 
 /// Pause between two looks at the rows. Short beside the time of a batch, long beside the query.
@@ -24,6 +25,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 const LOST_AFTER: Duration = Duration::from_secs(3);
 /// Ticks between two rounds of housekeeping: expired claims, lost messages, folding.
 const HOUSEKEEPING: i64 = 20;
+/// Ticks between two looks at who else is driven: a small domain that comes beside a large one waits no longer for its share.
+const SHARING: i64 = 5;
 
 /// Publishes the batches of one migration.
 pub(crate) struct Dispatcher {
@@ -33,32 +36,41 @@ pub(crate) struct Dispatcher {
     window: i64,
     max_attempts: i32,
     ticks: AtomicI64,
+    /// Batches of this domain that may wait with the broker.
+    waiting: AtomicI64,
 }
 
 impl Dispatcher {
     pub(crate) fn new(state: State, broker: Arc<dyn Broker>, migration: Migration, config: &Config) -> Self {
+        let window = i64::try_from(config.driver.window).unwrap_or(i64::MAX);
         Self {
             state,
             broker,
             migration,
-            window: i64::try_from(config.driver.window).unwrap_or(i64::MAX),
+            window,
             max_attempts: config.worker.max_attempts,
             ticks: AtomicI64::new(0),
+            waiting: AtomicI64::new(window),
         }
     }
 
     /// Publishes what is due within the window. Whether the stage has nothing left to do.
     pub(crate) async fn tick(&self, stage: Stage) -> Result<bool, StateError> {
         let id = self.migration.id;
-        if self.ticks.fetch_add(1, Ordering::Relaxed) % HOUSEKEEPING == 0 {
+        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
+        if tick % HOUSEKEEPING == 0 {
             self.keep_house(stage).await?;
+        }
+        if tick % SHARING == 0 {
+            let share = self.state.share(id).await?;
+            self.waiting.store(part_of(self.window, share), Ordering::Relaxed);
         }
         let open = self.state.open_batches(id, stage).await?;
         if open.is_drained() {
             self.state.fold_done(id).await?;
             return Ok(true);
         }
-        let room = self.window - open.published - open.claimed;
+        let room = room(self.window, self.waiting.load(Ordering::Relaxed), &open);
         if room > 0 {
             let due = self.state.publishable(id, stage, room).await?;
             self.publish(stage, &due).await?;
@@ -131,5 +143,50 @@ impl Dispatcher {
             Err(error) => tracing::warn!(code = error.code(), %error, "the depth of the queue is not known"),
         }
         self.state.fold_done(id).await
+    }
+}
+
+/// How many batches a domain may have waiting with the broker: its part of the window, by weight.
+///
+/// Workers take batches in the order of their arrival, whosesoever they are. What keeps a small domain waiting is what large
+/// ones have put into the queue before it: together no more than about one window.
+fn part_of(window: i64, share: Share) -> i64 {
+    let all = share.all.max(1);
+    (window.saturating_mul(share.own) / all).clamp(1, window.max(1))
+}
+
+/// How many more batches may be published: no more waiting than the domain's part, no more in flight than the window. What
+/// workers have in hand does not count as waiting, so that no worker is idle for fairness' sake.
+fn room(window: i64, waiting: i64, open: &OpenBatches) -> i64 {
+    (window - open.published - open.claimed).min(waiting - open.published)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_by_itself_has_the_window_and_others_share_it_by_weight() {
+        for (own, all, part) in [(4, 4, 16), (4, 8, 8), (4, 36, 1), (16, 20, 12), (1, 17, 1), (1, 100, 1)] {
+            assert_eq!(part_of(16, Share { own, all }), part, "{own} of {all}");
+        }
+        assert_eq!(part_of(1, Share { own: 4, all: 8 }), 1, "nobody is shut out");
+    }
+
+    #[test]
+    fn what_workers_have_in_hand_does_not_count_as_waiting() {
+        let open = |published, claimed| OpenBatches {
+            ready: 100,
+            published,
+            claimed,
+            parked: 0,
+        };
+        assert_eq!(room(16, 2, &open(0, 8)), 2, "workers are idle otherwise");
+        assert_eq!(room(16, 2, &open(2, 8)), 0);
+        assert_eq!(room(16, 16, &open(2, 10)), 4, "the window bounds what is in flight");
+        assert!(
+            room(16, 2, &open(10, 0)) <= 0,
+            "what was published when nobody else was there"
+        );
     }
 }

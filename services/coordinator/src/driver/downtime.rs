@@ -27,6 +27,7 @@ impl Driver {
             return Box::pin(self.commit(run, accepted)).await;
         }
         self.cutoff = Box::pin(self.start(run)).await?;
+        self.prepare(run).await?;
         let found = match cutover.max_downtime {
             None => Box::pin(self.phases(run)).await?,
             Some(limit) => {

@@ -10,9 +10,12 @@
 mod blob_check;
 mod dispatch;
 mod downtime;
+mod first_run;
 mod left;
 mod missing;
+mod on_error;
 mod patch;
+mod rebuild;
 mod scan;
 mod second_chance;
 mod start;
@@ -39,10 +42,11 @@ use crate::failure::{Failure, Result};
 
 use dispatch::Dispatcher;
 
+pub use blob_check::check_blobs;
 pub use left::{left, stopped_for};
 pub use patch::{PatchScope, patch_only};
 pub(crate) use scan::{DESIGN, VIEW};
-pub use steps::{DiffScope, couch_counts, diff_only, scan_page_after};
+pub use steps::{DiffScope, couch_count, couch_counts, diff_only, scan_page_after, scanned_page};
 
 /// Staged rows of one case batch at most; a case above it goes alone.
 const CASE_BATCH_WEIGHT: i64 = 4000;
@@ -129,6 +133,8 @@ pub struct Driver {
     run_id: Option<i64>,
     /// In a live migration: what is later is left for another run.
     cutoff: Option<DateTime<Utc>>,
+    /// Errors of documents since then end the run.
+    errors_since: Option<DateTime<Utc>>,
 }
 
 /// Drives the domain of a run until the run is over, or until this process must stop.
@@ -156,6 +162,7 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         lost,
         run_id: Some(run.id),
         cutoff: None,
+        errors_since: None,
     };
     state.set_run_state(run.id, RunState::Running, None).await?;
     let mut ended = Box::pin(driver.run(run)).instrument(span).await;
@@ -238,8 +245,9 @@ impl Driver {
         if order.case_diff != CaseDiff::Patch {
             second_chance::requeue(self, &order.forms).await?;
         }
+        let measure = first_run::Measure::begin(self).await?;
         self.scan_and_replay().await?;
-        self.settle().await?;
+        let measure = measure.without(Box::pin(self.settle())).await?;
         for _ in 0..ROUNDS {
             self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
@@ -262,6 +270,7 @@ impl Driver {
             patch::patch(self, &run.operator, &PatchScope::Recorded).await?;
         }
         self.phase(Phase::Finished).await?;
+        measure.end(self).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
         Ok(match self.cutoff {
             None => verdict::verdict(&obstacles),
@@ -436,6 +445,7 @@ impl Driver {
     /// Publishes what is due, and takes a short breath. Whether the stage has drained.
     async fn tick(&self, stage: Stage) -> Step<bool> {
         let drained = self.dispatcher.tick(stage).await?;
+        self.stop_on_error().await?;
         self.pause(dispatch::TICK).await?;
         Ok(drained)
     }

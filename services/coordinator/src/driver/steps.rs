@@ -60,6 +60,7 @@ pub(super) async fn held_driver(
         lost: CancellationToken::new(),
         run_id: None,
         cutoff: held.migration.live_cutoff,
+        errors_since: None,
     };
     Ok(HeldDriver { held, driver })
 }
@@ -98,19 +99,42 @@ pub enum DiffScope {
 pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(DocType, i64)>> {
     let mut counts = Vec::with_capacity(DocType::ALL.len());
     for doc_type in DocType::ALL {
-        let start = json!([domain.as_str(), doc_type.as_str()]);
-        let end = json!([domain.as_str(), doc_type.as_str(), {}]);
-        let reduced = context
-            .forms_db
-            .view_count(DESIGN, VIEW, Some(&start), Some(&end))
-            .await?;
-        let count = match reduced {
-            Some(count) => i64::try_from(count).unwrap_or(i64::MAX),
-            None => scan::count(context, domain, doc_type).await?,
-        };
-        counts.push((doc_type, count));
+        counts.push((doc_type, couch_count(context, domain, doc_type).await?));
     }
     Ok(counts)
+}
+
+/// How many documents of a type Couch has.
+///
+/// # Errors
+/// Couch's.
+pub async fn couch_count(context: &Context, domain: &Domain, doc_type: DocType) -> Result<i64> {
+    let start = json!([domain.as_str(), doc_type.as_str()]);
+    let end = json!([domain.as_str(), doc_type.as_str(), {}]);
+    let reduced = context
+        .forms_db
+        .view_count(DESIGN, VIEW, Some(&start), Some(&end))
+        .await?;
+    match reduced {
+        Some(count) => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+        None => scan::count(context, domain, doc_type).await,
+    }
+}
+
+/// A page of the documents that the view lists after a scan's cursor, up to a key.
+///
+/// # Errors
+/// Couch's.
+pub async fn scanned_page(
+    context: &Context,
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    up_to: &serde_json::Value,
+) -> Result<couch::Page> {
+    let mut request = scan::page_of(domain, doc_type, cursor, context.config.driver.scan_page, None)?;
+    request.end_key = Some(up_to.clone());
+    Ok(context.forms_db.view_page(&request).await?)
 }
 
 /// A page of the documents that the view lists after a scan's cursor.

@@ -1,0 +1,259 @@
+//! One domain of a list, from whatever state it is in to the end that the list is to bring it to.
+
+use proto::ids::Domain;
+use state::lists::{ListedDomain, Turn};
+use state::migration::{CommitStep, Migration};
+use state::run::{Run, RunState};
+use state::{State, Status};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::outcome::{AfterDifferences, Became, Counts, Row};
+use super::{Begun, Clock, Ending, Strictness, Work};
+use crate::commands::commit;
+use crate::commands::migrate::{self, run_listed};
+use crate::commands::verdict::Accepted;
+use crate::commands::{Confirmation, reset};
+use crate::domain_doc::DomainDoc;
+use crate::failure::{Exit, Failure, Result};
+use crate::rules::Mode;
+
+/// What came of a domain's turn.
+pub(super) enum Turned {
+    /// Another list works on it.
+    Held { by: String },
+    /// It is done with, one way or the other.
+    Ended(Box<Row>),
+}
+
+/// Migrates a domain, if it is this list's turn. Never fails: what went wrong is the outcome.
+pub(super) async fn migrate(work: &Work, domain: &Domain) -> Turned {
+    let clock = Clock::start();
+    let row = |result, counts| {
+        Turned::Ended(Box::new(Row {
+            domain: domain.clone(),
+            result,
+            seconds: clock.seconds(),
+            counts,
+        }))
+    };
+    let (state, lease) = (&work.context.state, work.context.config.worker.lease);
+    // First, so that a name that was mistyped leaves nothing behind.
+    match DomainDoc::read(&work.context.domains_db, domain).await {
+        Ok(_) => {}
+        Err(failure) if failure.code == "C2S-4010" => return row(Became::Unknown, None),
+        Err(failure) => return row(failed(failure), None),
+    }
+    let held = match state.take_listed(domain, &work.context.name, work.began, lease).await {
+        Ok(Turn::Mine(held)) => held,
+        Ok(Turn::Held { by }) => return Turned::Held { by },
+        Ok(Turn::Ended { by, outcome }) => return row(Became::of_another(by, &outcome), None),
+        Err(error) => return row(failed(error.into()), None),
+    };
+    let (stop, _renewal) = keep(work, &held);
+    let mut counts = None;
+    let result = to_the_end(work, domain, stop, &mut counts).await.unwrap_or_else(failed);
+    if let Err(error) = state.end_listed(&held, result.for_others().as_deref()).await {
+        tracing::warn!(code = error.code(), %domain, "the end of the work on a domain could not be put on record");
+    }
+    row(result, counts)
+}
+
+fn failed(failure: Failure) -> Became {
+    Became::Failed {
+        code: failure.code.to_owned(),
+        what: failure.what,
+    }
+}
+
+/// Keeps the domain this list's. The token is cancelled when the operator stops the list, or another list has taken the
+/// domain: this process was silent for longer than a lease.
+fn keep(work: &Work, held: &ListedDomain) -> (CancellationToken, DropGuard) {
+    let stop = work.stop.child_token();
+    let ended = CancellationToken::new();
+    let lease = work.context.config.worker.lease;
+    tokio::spawn({
+        let (state, held, stop, ended): (State, _, _, _) =
+            (work.context.state.clone(), held.clone(), stop.clone(), ended.clone());
+        async move {
+            let mut tick = tokio::time::interval(lease / 3);
+            loop {
+                tokio::select! {
+                    () = ended.cancelled() => return,
+                    _ = tick.tick() => {}
+                }
+                match state.keep_listed(&held, lease).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == state::Kind::Retry => {
+                        tracing::warn!(code = error.code(), "a domain of the list could not be renewed");
+                    }
+                    Err(_) => return stop.cancel(),
+                }
+            }
+        }
+    });
+    (stop, ended.drop_guard())
+}
+
+/// From whatever state the domain is in.
+async fn to_the_end(
+    work: &Work,
+    domain: &Domain,
+    stop: CancellationToken,
+    counts: &mut Option<Counts>,
+) -> Result<Became> {
+    let context = &work.context;
+    let found = context.state.migration(domain).await?;
+    let commit_is_open = found
+        .as_ref()
+        .is_some_and(|migration| migration.commit_step.is_some_and(|step| step < CommitStep::Done));
+    if commit_is_open {
+        commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
+        return Ok(Became::Migrated);
+    }
+    if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
+        return Ok(Became::OnSqlAlready);
+    }
+    let is_ours = match &found {
+        None => true,
+        Some(migration) => is_ours(work, migration).await?,
+    };
+    if let Some(migration) = &found {
+        if let Some(why) = left_alone(work, migration, is_ours) {
+            return Ok(Became::LeftAlone(why.to_owned()));
+        }
+        if migration.purging {
+            reset::reset(context, domain, Confirmation::Given).await?;
+        }
+    }
+    let is_finishing = found.is_some_and(|migration| migration.status == Status::InProgress);
+    match work.order.ending {
+        Ending::CommitOrReset => {
+            let ended = run(work, domain, Mode::AsItIs, &stop).await?;
+            if let Some(early) = ended_early(&ended) {
+                return Ok(early);
+            }
+            commit_or(
+                work,
+                domain,
+                counts,
+                if is_ours { Otherwise::Reset } else { Otherwise::Leave },
+            )
+            .await
+        }
+        Ending::Live => {
+            let ended = run(work, domain, Mode::Live, &stop).await?;
+            if let Some(early) = ended_early(&ended) {
+                return Ok(early);
+            }
+            *counts = Some(counted(work, domain).await?);
+            Ok(Became::Live)
+        }
+        Ending::LiveThenCommit => {
+            // A list that died while it finished goes on with that: submissions are off.
+            let modes: &[Mode] = if is_finishing {
+                &[Mode::Finish]
+            } else {
+                &[Mode::Live, Mode::Finish]
+            };
+            for mode in modes {
+                let ended = run(work, domain, *mode, &stop).await?;
+                if let Some(early) = ended_early(&ended) {
+                    return Ok(early);
+                }
+            }
+            commit_or(work, domain, counts, Otherwise::Unfinish).await
+        }
+    }
+}
+
+/// Whether a list has begun the migration, so that a list may end it. What was not begun is anybody's.
+async fn is_ours(work: &Work, migration: &Migration) -> Result<bool> {
+    if migration.status == Status::NotStarted && !migration.purging && migration.driver.is_none() {
+        return Ok(true);
+    }
+    Ok(work.context.state.begun_by_list(migration.id).await?)
+}
+
+/// Why this list does not touch a migration, if it does not.
+fn left_alone(work: &Work, migration: &Migration, is_ours: bool) -> Option<&'static str> {
+    let by_itself = !is_ours && work.order.begun == Begun::LeftAlone;
+    match (work.order.ending, migration.status) {
+        (Ending::CommitOrReset, Status::DryRun) => {
+            Some("C2S-4111: it is live; MIGRATE --finish and COMMIT it by itself, or list it with --live")
+        }
+        (Ending::Live, Status::InProgress) => {
+            Some("C2S-4112: it is in progress with submissions off; `unfinish` takes it back to live")
+        }
+        _ if by_itself => {
+            Some("C2S-4113: migration is in progress, begun by a command of its own; --resume goes on with it")
+        }
+        _ => None,
+    }
+}
+
+async fn run(work: &Work, domain: &Domain, mode: Mode, stop: &CancellationToken) -> Result<Run> {
+    let weight = work.order.priority.weight();
+    run_listed(&work.context, domain, &mode.into(), weight, stop.clone()).await
+}
+
+/// What a run came to that did not go through all phases.
+fn ended_early(run: &Run) -> Option<Became> {
+    match run.state {
+        RunState::Finished => None,
+        RunState::Stopped => Some(Became::Stopped),
+        RunState::Failed => Some(Became::Failed {
+            code: "C2S-4009".to_owned(),
+            what: run.outcome.clone().unwrap_or_else(|| "the run failed".to_owned()),
+        }),
+        RunState::Queued | RunState::Running | RunState::Stopping => Some(Became::Detached),
+    }
+}
+
+/// What to do with a domain that cannot be committed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Otherwise {
+    Reset,
+    Unfinish,
+    Leave,
+}
+
+async fn commit_or(work: &Work, domain: &Domain, counts: &mut Option<Counts>, otherwise: Otherwise) -> Result<Became> {
+    let context = &work.context;
+    *counts = Some(counted(work, domain).await?);
+    let accepted = match work.order.strictness {
+        Strictness::Usual => Accepted::differences_of_deleted_cases(),
+        Strictness::Strict => Accepted::default(),
+    };
+    match commit::commit(context, domain, &accepted, Confirmation::Given).await {
+        Ok(Exit::Clean) => Ok(Became::Migrated),
+        // It is on SQL, and forms came to Couch late.
+        Ok(_) => Ok(Became::Failed {
+            code: "C2S-4045".to_owned(),
+            what: "on SQL, but forms reached Couch after the last scan; see `stats`".to_owned(),
+        }),
+        Err(failure) if failure.code == "C2S-4041" => Ok(Became::Differences(match otherwise {
+            Otherwise::Reset => {
+                reset::reset(context, domain, Confirmation::Given).await?;
+                AfterDifferences::Reset
+            }
+            Otherwise::Unfinish => {
+                migrate::unfinish(context, domain).await?;
+                AfterDifferences::TakenBackToLive
+            }
+            Otherwise::Leave => AfterDifferences::LeftAsItIs,
+        })),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The columns of `stats` for the domain, as they are now: a reset forgets them.
+async fn counted(work: &Work, domain: &Domain) -> Result<Counts> {
+    let state = &work.context.state;
+    let migration = crate::commands::migration_of(&work.context, domain).await?;
+    let obstacles = state.obstacles(migration.id).await?;
+    Ok(Counts {
+        types: state.type_stats(migration.id).await?,
+        pending: obstacles.undiffed,
+        errors: obstacles.errors.iter().map(|(_, count)| count).sum(),
+    })
+}
