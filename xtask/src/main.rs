@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod fuzz;
 mod lint;
+mod lists;
 mod packages;
 mod ports;
 mod process;
@@ -66,6 +67,9 @@ enum Command {
     /// Migrate a generated supply chain and compare every ledger, row by row, with the generator's model
     #[command(after_help = "Example: cargo xtask supply-chain --locations 100 --products 20")]
     SupplyChain(supply_chain::SupplyChainArguments),
+    /// Migrate many small domains and a large one in one list, and print how long each took
+    #[command(after_help = "Example: cargo xtask lists --small 200 --large-forms 20000")]
+    Lists(lists::ListsArguments),
     /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
     #[command(after_help = "Example: cargo xtask fuzz --seconds 600 --seed 7")]
     Fuzz(fuzz::FuzzArguments),
@@ -95,6 +99,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Scenarios(arguments) => scenarios::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::SupplyChain(arguments) => supply_chain::run(&workspace, &arguments),
+        Command::Lists(arguments) => lists::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }
 }

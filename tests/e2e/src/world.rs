@@ -23,6 +23,7 @@ use crate::turn::Turn;
 
 mod commands;
 mod rows;
+mod streamed;
 
 /// The longest a command may take.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(400);

@@ -8,13 +8,12 @@ mod raw;
 mod report;
 mod stages;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use e2e::load::{self, Loaded};
+use e2e::load::Loaded;
 use e2e::settings::Settings;
 use e2e::source::SourceKind;
 use e2e::world::{Options, World};
@@ -23,8 +22,6 @@ use report::Report;
 use stages::Watch;
 
 const DOMAIN: &str = "bench";
-/// Documents gathered before they are written: some megabytes, so that the memory of this process stays bounded.
-const DOCS_AT_ONCE: usize = 2000;
 
 /// Measures a migration stage by stage, and process by process.
 #[derive(Debug, Parser)]
@@ -91,15 +88,9 @@ async fn run(arguments: &Arguments) -> Result<()> {
 /// Generates the domain and loads it, piece by piece.
 async fn load_domain(world: &World, arguments: &Arguments) -> Result<Loaded> {
     let started = Instant::now();
-    let options = generator::Options::new(DOMAIN, arguments.forms, arguments.seed);
-    let blobs = world.folder().join("blobs");
-    let mut loaded = Loaded::default();
-    let mut pieces = generator::stream(&options);
-    while let Some(gathered) = load::gather(&mut pieces, DOCS_AT_ONCE) {
-        loaded.add(&gathered);
-        load_piece(world, &blobs, gathered).await?;
-    }
-    load::write_documents(world.source().domains(), &[generator::domain_doc(&options)]).await?;
+    let loaded = world
+        .load_streamed(&generator::Options::new(DOMAIN, arguments.forms, arguments.seed))
+        .await?;
     world
         .target()
         .batch_execute("analyze blobs_blobmeta; checkpoint")
@@ -110,15 +101,6 @@ async fn load_domain(world: &World, arguments: &Arguments) -> Result<Loaded> {
         started.elapsed().as_secs_f64()
     );
     Ok(loaded)
-}
-
-async fn load_piece(world: &World, blobs: &Path, piece: generator::Piece) -> Result<()> {
-    tokio::try_join!(
-        world.load_documents(piece.docs),
-        load::write_blobs(blobs, piece.blobs),
-        world.shards().load_blobmeta(&piece.blobmeta),
-    )?;
-    Ok(())
 }
 
 /// Runs MIGRATE, and watches it. What it finds must be clean, or the figures mean nothing.
