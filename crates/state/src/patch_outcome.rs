@@ -81,6 +81,12 @@ async fn record_patched(
     .bind(&tables)
     .execute(&mut **tx)
     .await?;
+    // A case that SQL lacked is being made. If nothing comes of it, its comparison says so, and the next look at all ids.
+    sqlx::query("delete from missing_doc where migration_id = $1 and kind = 'CommCareCase' and doc_id = any($2)")
+        .bind(id)
+        .bind(&cases)
+        .execute(&mut **tx)
+        .await?;
     sqlx::query(
         "insert into patched_case (migration_id, case_id) select distinct $1, case_id from unnest($2::text[]) i(case_id)
          order by 2 on conflict do nothing",
