@@ -30,6 +30,8 @@ pub struct Metric {
 
 /// Counter. Batches that the driver has published, by `stage`.
 pub const PUBLISHED: &str = "c2s_batches_published_total";
+/// Counter. Dead letters that the driver has taken away, by `outcome` (`republished`, `dropped`, `unreadable`).
+pub const DEAD_LETTERS: &str = "c2s_dead_letters_total";
 /// Counter. Messages that a worker did not work on, by `outcome` (`refused`, `stale`).
 pub const MESSAGES: &str = "c2s_messages_skipped_total";
 /// Counter. Batches that a worker has ended, by `stage` and `outcome`.
@@ -50,6 +52,7 @@ use MetricKind::{Counter, Gauge, Histogram};
 #[rustfmt::skip]
 pub const ALL: &[Metric] = &[
     metric(PUBLISHED, Counter, Unit::Count, "Batches published by the driver, by stage"),
+    metric(DEAD_LETTERS, Counter, Unit::Count, "Dead letters that the driver has taken away, by outcome (republished, dropped, unreadable)"),
     metric(MESSAGES, Counter, Unit::Count, "Messages that a worker did not work on, by outcome (refused, stale)"),
     metric(BATCHES, Counter, Unit::Count, "Batches that a worker has ended, by stage and outcome"),
     metric(BATCH_SECONDS, Histogram, Unit::Seconds, "Time from the claim of a batch to its end, by stage"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::doctype::DocType;
 use proto::ids::BatchId;
+use proto::message::BatchMessage;
 use proto::topology::Stage;
 use sqlx::Row;
 
@@ -74,6 +75,39 @@ impl State {
         .execute(&self.pool)
         .await?
         .rows_affected())
+    }
+
+    /// Records that the messages of these rows are not with the broker any more, where the row still waits for a worker: it
+    /// is to be published again. Gives how many rows that were.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn forget_messages(&self, messages: &[BatchMessage]) -> Result<usize, StateError> {
+        let changed = sqlx::query(
+            "update batch b set published_at = null
+             from unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) i(id, domain, epoch, stage)
+             join migration m on m.domain = i.domain and m.epoch = i.epoch
+             where b.id = i.id and b.migration_id = m.id and b.stage = i.stage and b.state = 'ready'
+               and b.published_at is not null",
+        )
+        .bind(messages.iter().map(|message| message.batch_id.0).collect::<Vec<_>>())
+        .bind(
+            messages
+                .iter()
+                .map(|message| message.domain.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(messages.iter().map(|message| message.epoch.0).collect::<Vec<_>>())
+        .bind(
+            messages
+                .iter()
+                .map(|message| message.body.stage().as_str())
+                .collect::<Vec<_>>(),
+        )
+        .execute(&self.pool)
+        .await?
+        .rows_affected();
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
     }
 
     /// Open batches of a stage.

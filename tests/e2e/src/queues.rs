@@ -7,7 +7,7 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, 
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use proto::message::BatchMessage;
-use proto::topology::{DEAD_LETTER_QUEUE, EXCHANGE, Stage};
+use proto::topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EXCHANGE, Stage};
 use url::Url;
 
 /// A connection to RabbitMQ.
@@ -65,10 +65,30 @@ impl Queues {
     /// # Errors
     /// The connection broke.
     pub async fn publish(&self, stage: Stage, payload: &[u8]) -> Result<()> {
+        self.send(EXCHANGE, stage.queue(), payload).await
+    }
+
+    /// Puts a batch message into the queue of its stage.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn publish_batch(&self, message: &BatchMessage) -> Result<()> {
+        self.publish(message.body.stage(), &message.encode()).await
+    }
+
+    /// Makes a dead letter, as the broker does.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn bury(&self, payload: &[u8]) -> Result<()> {
+        self.send(DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, payload).await
+    }
+
+    async fn send(&self, exchange: &str, key: &str, payload: &[u8]) -> Result<()> {
         self.channel
             .basic_publish(
-                EXCHANGE.into(),
-                stage.queue().into(),
+                exchange.into(),
+                key.into(),
                 BasicPublishOptions::default(),
                 payload,
                 BasicProperties::default(),
@@ -78,14 +98,6 @@ impl Queues {
             .await
             .context("publish")?;
         Ok(())
-    }
-
-    /// Puts a batch message into the queue of its stage.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn publish_batch(&self, message: &BatchMessage) -> Result<()> {
-        self.publish(message.body.stage(), &message.encode()).await
     }
 
     /// Messages that wait in a queue; none if there is no such queue.

@@ -1,10 +1,11 @@
 //! Which rows are published, and what becomes of those that are done.
 
+use proto::ids::BatchId;
 use proto::topology::Stage;
 use state::batch::OpenBatches;
 use state::form_stage::FormResults;
 
-use crate::fixture::{Driven, Fixture, LONG};
+use crate::fixture::{Driven, Fixture, LONG, message};
 
 async fn publishable(fixture: &Fixture, driven: &Driven, limit: i64) -> Vec<i64> {
     let rows = fixture.state.publishable(driven.id, Stage::Form, limit).await.unwrap();
@@ -49,6 +50,39 @@ async fn a_publication_that_a_worker_overtook_does_not_mark_its_claim() {
     let claim = fixture.claimed(&driven, Stage::Form, &["a"]).await;
     fixture.state.mark_published(&[claim.batch_id]).await.unwrap();
     assert!(!fixture.batch_row(claim.batch_id).await.unwrap().published);
+}
+
+/// A message came back as a dead letter. The row says whether another one is wanted.
+#[tokio::test]
+async fn a_dead_letter_is_published_again_if_its_row_still_waits() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let waiting = fixture.batch(&driven, Stage::Form, &["a"]).await;
+    let claimed = fixture.batch(&driven, Stage::Form, &["b"]).await;
+    let other = fixture.batch(&driven, Stage::Form, &["c"]).await;
+    fixture.state.mark_published(&[waiting, claimed, other]).await.unwrap();
+    fixture.claim(&driven, Stage::Form, claimed).await.unwrap();
+    let letter = |batch_id| message(&driven, Stage::Form, batch_id);
+    let mut of_another_epoch = letter(other);
+    of_another_epoch.epoch = of_another_epoch.epoch.next(7);
+    let mut of_another_domain = letter(other);
+    of_another_domain.domain = "other".into();
+    let letters = [
+        letter(waiting),
+        letter(waiting),
+        letter(claimed),
+        letter(BatchId(other.0 + 1)),
+        message(&driven, Stage::Case, other),
+        of_another_epoch,
+        of_another_domain,
+    ];
+    assert_eq!(fixture.state.forget_messages(&letters).await.unwrap(), 1);
+    assert_eq!(publishable(&fixture, &driven, 10).await, [waiting.0]);
+    assert_eq!(
+        fixture.state.forget_messages(&letters).await.unwrap(),
+        0,
+        "it is due already"
+    );
+    assert_eq!(fixture.state.forget_messages(&[]).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Dispatch: keeps a bounded window of batches with the broker.
 //!
 //! The rows are the truth; a message is published for a row that is due, and published again only when its claim ran out,
-//! its retry is due, or the queue is empty while the row says that a message should be in it.
+//! its retry is due, the message came back as a dead letter, or the queue is empty while the row says that a message should
+//! be in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use state::batch::{OpenBatches, Publishable};
 use state::lists::Share;
 use state::{Migration, State, StateError};
 
+use super::dead_letters;
+
 /// Pause between two looks at the rows. Short beside the time of a batch, long beside the query.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Rows that were published this long ago and are not claimed, while the queue is empty, have lost their message.
@@ -27,6 +30,8 @@ const LOST_AFTER: Duration = Duration::from_secs(3);
 const HOUSEKEEPING: i64 = 20;
 /// Ticks between two looks at who else is driven: a small domain that comes beside a large one waits no longer for its share.
 const SHARING: i64 = 5;
+/// Ticks between two looks for dead letters: they are rare, and every driver looks for all domains.
+const DEAD_LETTERS: i64 = 5 * HOUSEKEEPING;
 
 /// Publishes the batches of one migration.
 pub(crate) struct Dispatcher {
@@ -58,6 +63,9 @@ impl Dispatcher {
     pub(crate) async fn tick(&self, stage: Stage) -> Result<bool, StateError> {
         let id = self.migration.id;
         let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
+        if tick % DEAD_LETTERS == 0 {
+            dead_letters::reconcile(&self.state, self.broker.as_ref()).await?;
+        }
         if tick % HOUSEKEEPING == 0 {
             self.keep_house(stage).await?;
         }

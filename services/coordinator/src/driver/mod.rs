@@ -8,6 +8,7 @@
 //! checks its lease; if it is lost, the driver stops where it stands, and whoever takes the lease goes on from there.
 
 mod blob_check;
+mod dead_letters;
 mod dispatch;
 mod downtime;
 mod first_run;
