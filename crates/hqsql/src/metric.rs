@@ -9,14 +9,6 @@ pub const STEP_SECONDS: &str = "c2s_target_step_seconds";
 /// Counter of sessions ended because they held up a fence; no labels.
 pub const ENDED_SESSIONS: &str = "c2s_target_ended_sessions_total";
 
-/// Every metric with its help text, for registration and for the documentation's test.
-pub const ALL: [(&str, &str); 4] = [
-    (ROWS, "Rows written to HQ's tables"),
-    (UNCHANGED, "Rows that a merge found equal and left alone"),
-    (STEP_SECONDS, "Seconds that a step of a target transaction took"),
-    (ENDED_SESSIONS, "Sessions ended because they held up a fence"),
-];
-
 /// Measures one step from its making to its end.
 pub(crate) struct Step {
     name: &'static str,
