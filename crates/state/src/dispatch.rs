@@ -42,16 +42,34 @@ impl State {
             .collect()
     }
 
-    /// Records that messages for these rows are with the broker.
+    /// Records that messages for these rows are on their way to the broker. To be called before they are published: a worker
+    /// may claim a row and give it back before the last of them is confirmed, and that row is to be published again.
     ///
     /// # Errors
     /// Database errors.
     pub async fn mark_published(&self, ids: &[BatchId]) -> Result<(), StateError> {
+        self.set_published(
+            "update batch set published_at = now() where id = any($1) and state = 'ready'",
+            ids,
+        )
+        .await
+    }
+
+    /// Records that messages for these rows did not reach the broker, so far as is known.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn mark_unpublished(&self, ids: &[BatchId]) -> Result<(), StateError> {
+        self.set_published(
+            "update batch set published_at = null where id = any($1) and state = 'ready'",
+            ids,
+        )
+        .await
+    }
+
+    async fn set_published(&self, sql: &'static str, ids: &[BatchId]) -> Result<(), StateError> {
         let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-        sqlx::query("update batch set published_at = now() where id = any($1) and state = 'ready'")
-            .bind(&ids)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(sql).bind(&ids).execute(&self.pool).await?;
         Ok(())
     }
 

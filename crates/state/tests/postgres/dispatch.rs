@@ -44,6 +44,25 @@ async fn rows_that_are_due_and_not_published_are_published_oldest_first_and_once
     );
 }
 
+/// A row is marked before its message is out. What a worker does with it meanwhile counts.
+#[tokio::test]
+async fn a_row_that_a_worker_gave_back_while_others_were_published_is_due() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let ids = ["a", "b", "c"].map(|id| [id]);
+    let mut rows = Vec::new();
+    for id in &ids {
+        rows.push(fixture.batch(&driven, Stage::Form, id).await);
+    }
+    fixture.state.mark_published(&rows).await.unwrap();
+    let claim = fixture.claim(&driven, Stage::Form, rows[0]).await.unwrap();
+    fixture.state.release_claim(&claim).await.unwrap();
+    fixture.claim(&driven, Stage::Form, rows[1]).await.unwrap();
+    assert_eq!(publishable(&fixture, &driven, 10).await, [rows[0].0]);
+    // The other two came to nothing, so far as is known.
+    fixture.state.mark_unpublished(&rows[1..]).await.unwrap();
+    assert_eq!(publishable(&fixture, &driven, 10).await, [rows[0].0, rows[2].0]);
+}
+
 #[tokio::test]
 async fn a_publication_that_a_worker_overtook_does_not_mark_its_claim() {
     let (fixture, driven) = Fixture::with_domain().await;

@@ -90,6 +90,8 @@ impl Dispatcher {
         if due.is_empty() {
             return Ok(());
         }
+        let ids: Vec<BatchId> = due.iter().map(|batch| batch.batch_id).collect();
+        self.state.mark_published(&ids).await?;
         let mut headers = BTreeMap::new();
         telemetry::inject_context(&mut headers);
         let sent = join_all(due.iter().map(|batch| {
@@ -118,17 +120,31 @@ impl Dispatcher {
             )
         }))
         .await;
-        let mut published: Vec<BatchId> = Vec::with_capacity(due.len());
+        let mut unpublished: Vec<BatchId> = Vec::new();
         for (batch, outcome) in due.iter().zip(sent) {
-            match outcome {
-                Ok(()) => published.push(batch.batch_id),
-                // The row stays due; the next tick tries again. If the message did arrive, it finds the row all the same.
-                Err(error) => tracing::warn!(code = error.code(), %error, "a batch could not be published"),
+            if let Err(error) = outcome {
+                // The row is due again; the next tick tries. If the message did arrive, it finds the row all the same.
+                tracing::warn!(code = error.code(), %error, "a batch could not be published");
+                unpublished.push(batch.batch_id);
             }
         }
         metrics::counter!(names::PUBLISHED, "stage" => stage.as_str())
-            .increment(u64::try_from(published.len()).unwrap_or(0));
-        self.state.mark_published(&published).await
+            .increment(u64::try_from(due.len() - unpublished.len()).unwrap_or(0));
+        if unpublished.is_empty() {
+            return Ok(());
+        }
+        self.state.mark_unpublished(&unpublished).await
+    }
+
+    /// Publishes everything again that waits for a worker: a driver before this one may have died before it published what
+    /// it had marked.
+    pub(crate) async fn begin(&self) -> Result<(), StateError> {
+        for stage in Stage::ALL {
+            self.state
+                .forget_published(self.migration.id, stage, Duration::ZERO)
+                .await?;
+        }
+        Ok(())
     }
 
     async fn keep_house(&self, stage: Stage) -> Result<(), StateError> {

@@ -232,6 +232,7 @@ impl Driver {
     async fn phases(&self, run: &Run) -> Step<String> {
         let order = Order::of(run);
         let state = &self.context.state;
+        self.dispatcher.begin().await?;
         // First, so that the documents of batches that were set aside are not tried twice.
         state.unpark(self.migration.id).await?;
         let again = state
