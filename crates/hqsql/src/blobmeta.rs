@@ -8,6 +8,7 @@ use proto::rows::BlobMetaRow;
 use tokio_postgres::types::Type;
 
 use crate::error::{Error, Result};
+use crate::fence;
 use crate::metric;
 use crate::table::{Owner, check_blobmeta};
 use crate::target::Target;
@@ -223,12 +224,12 @@ impl FencedTx {
 }
 
 impl Target {
-    /// Undoes recorded changes of blob metadata: deletes inserted rows, puts removed ones back, gives type codes back. Rows that no longer are as
-    /// the change left them stay as they are. May be repeated.
+    /// Undoes recorded changes of the domain's blob metadata: deletes inserted rows, puts removed ones back, gives type codes
+    /// back. Rows that no longer are as the change left them stay as they are. May be repeated.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn undo_blob_changes(&self, changes: &[BlobChange]) -> Result<()> {
+    /// [`Error::FenceOpen`] while the domain's fence is open: another migration may have made the same changes since.
+    pub async fn undo_blob_changes(&self, domain: &Domain, changes: &[BlobChange]) -> Result<()> {
         let failed = Error::during("undo changes of blob metadata");
         for (shard, database) in self.databases() {
             let mut inserted: [Vec<&str>; 3] = Default::default();
@@ -253,6 +254,7 @@ impl Target {
             }
             let mut client = database.client().await?;
             let tx = client.transaction().await.map_err(&failed)?;
+            fence::check_closed(&tx, domain).await?;
             let [keys, parents, domains] = &inserted;
             tx.execute_typed(
                 "delete from blobs_blobmeta as stored \

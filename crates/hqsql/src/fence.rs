@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use proto::ids::{Domain, Epoch};
+use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
 use crate::error::{Error, Result};
@@ -23,6 +24,24 @@ pub(crate) const SELECT_FOR_SHARE: &str =
 
 const CREATE: &str = "create table if not exists couch_sql_migration_fence (\
      domain text primary key, epoch bigint not null, open boolean not null)";
+
+/// Refuses while the domain's fence is open, and keeps it from being opened until the transaction ends.
+///
+/// # Errors
+/// [`Error::FenceOpen`].
+pub(crate) async fn check_closed(tx: &Transaction<'_>, domain: &Domain) -> Result<()> {
+    let open = tx
+        .query_opt(SELECT_FOR_SHARE, &[&domain.as_str()])
+        .await
+        .and_then(|row| row.map(|row| row.try_get::<_, bool>(1)).transpose())
+        .map_err(Error::during("read the fence"))?;
+    if open == Some(true) {
+        return Err(Error::FenceOpen {
+            domain: domain.to_string(),
+        });
+    }
+    Ok(())
+}
 
 impl Target {
     /// Creates the fence table on every shard where it is missing.

@@ -7,6 +7,7 @@ use proto::rows::{
 use tokio_postgres::types::Type;
 
 use crate::error::{Error, Result};
+use crate::fence;
 use crate::metric;
 use crate::table::{Table, TableRow};
 use crate::target::{Database, Target};
@@ -48,16 +49,7 @@ async fn purge_database(database: &Database, domain: &Domain, limit: usize) -> R
     let name = domain.as_str();
     let mut client = database.client().await?;
     let tx = client.transaction().await.map_err(&failed)?;
-    let open = tx
-        .query_opt(crate::fence::SELECT_FOR_SHARE, &[&name])
-        .await
-        .and_then(|row| row.map(|row| row.try_get::<_, bool>(1)).transpose())
-        .map_err(&failed)?;
-    if open == Some(true) {
-        return Err(Error::FenceOpen {
-            domain: domain.to_string(),
-        });
-    }
+    fence::check_closed(&tx, domain).await?;
     for (parent, children) in FAMILIES {
         let select = format!(
             "select {} from {} where domain = $1 limit $2 for update",

@@ -171,12 +171,13 @@ impl State {
     /// Forgets blob changes that were undone.
     ///
     /// # Errors
-    /// Database errors.
+    /// [`StateError::EpochOver`] when no reset is on: another one has ended it, and the changes are a new migration's.
     pub async fn forget_blob_changes(&self, id: MigrationId, changes: &[BlobChange]) -> Result<(), StateError> {
         let (kinds, keys): (Vec<&str>, Vec<&str>) = changes
             .iter()
             .map(|change| (change.action.as_str(), change.key.as_str()))
             .unzip();
+        let mut tx = self.purge_tx(id).await?;
         sqlx::query(
             "delete from blob_change b using unnest($2::text[], $3::text[]) i(kind, key)
              where b.migration_id = $1 and b.kind = i.kind and b.key = i.key",
@@ -184,9 +185,9 @@ impl State {
         .bind(id.0)
         .bind(&kinds)
         .bind(&keys)
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        Ok(tx.commit().await?)
     }
 
     /// Forms whose lost `form.xml` was restored, in order; not those that were refused for another reason afterwards.

@@ -91,8 +91,15 @@ impl State {
     /// # Errors
     /// [`StateError::EpochOver`] when no reset is on: another one has ended it, and the rows are a new migration's.
     pub async fn purge_chunk(&self, id: MigrationId, limit: i64) -> Result<u64, StateError> {
+        let mut tx = self.purge_tx(id).await?;
+        let deleted = purge_some(&mut tx, id, limit).await?;
+        tx.commit().await?;
+        Ok(deleted)
+    }
+
+    /// A transaction of a reset: it fails unless one is on, and none ends before it does.
+    pub(crate) async fn purge_tx(&self, id: MigrationId) -> Result<Transaction<'static, Postgres>, StateError> {
         let mut tx = self.pool.begin().await?;
-        // `for share` keeps the reset from ending under our hands.
         let purging: Option<bool> = sqlx::query_scalar("select purging from migration where id = $1 for share")
             .bind(id.0)
             .fetch_optional(&mut *tx)
@@ -100,9 +107,7 @@ impl State {
         if purging != Some(true) {
             return Err(StateError::EpochOver);
         }
-        let deleted = purge_some(&mut tx, id, limit).await?;
-        tx.commit().await?;
-        Ok(deleted)
+        Ok(tx)
     }
 
     /// Whether the reset of this epoch is still on: another one may have ended it.

@@ -1,7 +1,7 @@
 use hqsql::{BlobChange, BlobRetype, Error, ErrorKind};
 use proto::rows::{BLOB_FORM_ATTACHMENT, BLOB_FORM_XML};
 
-use crate::database::{Fixture, domain};
+use crate::database::{EPOCH, Fixture, domain};
 use crate::rows::{blob, ids};
 
 const LOOK: &str = "select key, parent_id, type_code from blobs_blobmeta order by key";
@@ -51,8 +51,12 @@ async fn rows_are_added_and_corrected_once_and_undone() {
             retype: retype("k2"),
         },
     ];
+    let error = fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap_err();
+    assert!(matches!(error, Error::FenceOpen { .. }), "a migration is on: {error}");
+    assert_eq!(fixture.rows(LOOK).await.len(), 3);
+    fixture.target.close_fence(&domain(), EPOCH).await.unwrap();
     for _ in 0..2 {
-        fixture.target.undo_blob_changes(&changes).await.unwrap();
+        fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap();
         assert_eq!(fixture.rows(LOOK).await, before);
     }
 }
@@ -151,8 +155,9 @@ async fn a_removed_row_comes_back_as_it_was() {
             key: "new".to_owned(),
         },
     ];
+    fixture.target.close_fence(&domain(), EPOCH).await.unwrap();
     for _ in 0..2 {
-        fixture.target.undo_blob_changes(&changes).await.unwrap();
+        fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap();
         assert_eq!(fixture.rows(WHOLE).await, before);
     }
 }

@@ -80,10 +80,10 @@ async fn rows_go_to_the_database_of_their_id() {
             key: format!("key-{id}"),
         })
         .collect();
-    target.undo_blob_changes(&changes).await.unwrap();
+    target.close_fence(&domain(), EPOCH).await.unwrap();
+    target.undo_blob_changes(&domain(), &changes).await.unwrap();
     assert!(target.read_blobmeta(&asked).await.unwrap().is_empty());
 
-    target.close_fence(&domain(), EPOCH).await.unwrap();
     while target.purge_chunk(&domain(), 100).await.unwrap() > 0 {}
     assert!(!target.has_rows(&domain()).await.unwrap());
 }

@@ -2,6 +2,7 @@
 
 use chrono::DateTime;
 use proto::topology::Stage;
+use state::StateError;
 use state::blob_change::{BlobAction, BlobChange, BlobOrigin, RestoredXml};
 use state::form_stage::{FailedDoc, FormResults};
 
@@ -49,10 +50,12 @@ async fn the_first_record_of_a_change_counts_and_is_kept_until_it_is_undone() {
     let changes = state.blob_changes(driven.id, 10).await.unwrap();
     assert_eq!(changes, [first, removed("k3"), retyped.clone()]);
     // A row may be inserted under a key and removed under it: one record is forgotten, the other stays.
-    state
-        .forget_blob_changes(driven.id, &[inserted("k3", "", BlobOrigin::Copy), changes[0].clone()])
-        .await
-        .unwrap();
+    let undone = [inserted("k3", "", BlobOrigin::Copy), changes[0].clone()];
+    let error = state.forget_blob_changes(driven.id, &undone).await.unwrap_err();
+    assert!(matches!(error, StateError::EpochOver), "no reset is on: {error}");
+    assert_eq!(state.blob_changes(driven.id, 10).await.unwrap().len(), 3);
+    state.begin_reset(driven.id).await.unwrap();
+    state.forget_blob_changes(driven.id, &undone).await.unwrap();
     assert_eq!(
         state.blob_changes(driven.id, 10).await.unwrap(),
         [removed("k3"), retyped]

@@ -123,7 +123,7 @@ async fn purge(context: &Context, migration: &Migration) -> Result<()> {
             break;
         }
         let undo: Vec<hqsql::BlobChange> = changes.iter().map(|change| to_undo(domain, change)).collect();
-        context.target.undo_blob_changes(&undo).await?;
+        context.target.undo_blob_changes(domain, &undo).await?;
         context.state.forget_blob_changes(migration.id, &changes).await?;
     }
     loop {
