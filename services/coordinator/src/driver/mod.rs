@@ -12,6 +12,7 @@ mod dead_letters;
 mod dispatch;
 mod downtime;
 mod first_run;
+mod lease;
 mod left;
 mod missing;
 mod on_error;
@@ -32,7 +33,7 @@ use state::migration::DriverLease;
 use state::pace::Work;
 use state::run::{Run, RunState};
 use state::scan::{CutLimits, DIFF_PASS, REPLAY_PASS};
-use state::{Kind, Migration, Phase, State, StateError};
+use state::{Kind, Migration, Phase, StateError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -152,7 +153,12 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     // What was read before the lease may be out of date: a reset or a commit may have been in between.
     let migration = state.ensure_migration(&run.domain).await?;
     let lost = CancellationToken::new();
-    let renewal = tokio::spawn(keep_lease(state.clone(), lease.clone(), lease_time, lost.clone()));
+    let renewal = lease::renew(state.clone(), lease.clone(), lease_time, lost.clone());
+    // The run may have ended since it was found: by another driver, by its operator, or by a reset.
+    if state.run(run.id).await?.state.is_over() {
+        state.drop_lease(&lease).await?;
+        return Ok(Driven::LeftForOthers);
+    }
     let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
     let mut driver = Driver {
         context: Arc::clone(context),
@@ -208,24 +214,6 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     renewal.abort();
     state.drop_lease(&lease).await?;
     driven
-}
-
-/// Renews the lease until it is lost.
-async fn keep_lease(state: State, lease: DriverLease, lease_time: Duration, lost: CancellationToken) {
-    let mut tick = tokio::time::interval(lease_time / 3);
-    loop {
-        tick.tick().await;
-        match state.renew_lease(&lease, lease_time).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == Kind::Retry => {
-                tracing::warn!(code = error.code(), "the driver's lease could not be renewed");
-            }
-            Err(_) => {
-                lost.cancel();
-                return;
-            }
-        }
-    }
 }
 
 impl Driver {
@@ -458,7 +446,9 @@ impl Driver {
             return Err(Interruption::LeaseLost);
         }
         if let Some(run_id) = self.run_id
-            && self.context.state.run(run_id).await?.state == RunState::Stopping
+            && let state = self.context.state.run(run_id).await?.state
+            // One that is over was stopped by its operator before anybody drove it, or so it looked.
+            && (state == RunState::Stopping || state.is_over())
         {
             self.signals.operator.cancel();
         }
