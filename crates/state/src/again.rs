@@ -16,20 +16,20 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn requeue_failed(&self, held: &DriverLease, batch: usize) -> Result<usize, StateError> {
         let mut tx = self.driver_tx(held).await?;
+        // One statement: a verdict that a late worker records meanwhile stays, since its form is not among those.
         let rows = sqlx::query(
-            "select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
-             union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
-             union select kind, doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%'
-             order by 1, 2",
+            "with again as (
+                 select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
+                 union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
+                 union select kind, doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%'
+             ), acquitted as (
+                 delete from form_verdict where migration_id = $1 and not removing and form_id in (select doc_id from again)
+             )
+             select kind, doc_id from again order by 1, 2",
         )
         .bind(held.migration_id.0)
         .fetch_all(&mut *tx)
         .await?;
-        // Forms that are refused are missing, too, and among those. One whose row somebody has only begun to remove is not.
-        sqlx::query("delete from form_verdict where migration_id = $1 and not removing")
-            .bind(held.migration_id.0)
-            .execute(&mut *tx)
-            .await?;
         let mut by_kind: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
         for row in &rows {
             by_kind
@@ -192,10 +192,18 @@ impl State {
     pub async fn request_diff(&self, id: MigrationId, case_ids: Option<&[String]>) -> Result<u64, StateError> {
         let result = match case_ids {
             None => {
-                sqlx::query("update case_state set diffed_generation = null where migration_id = $1 and diffed_generation is not null")
-                    .bind(id.0)
-                    .execute(&self.pool)
-                    .await?
+                // In their order, as everywhere: the plan of an update may visit them in any.
+                sqlx::query(
+                    "with compared as materialized (
+                         select bucket, case_id from case_state where migration_id = $1 and diffed_generation is not null
+                         order by bucket, case_id for no key update
+                     )
+                     update case_state s set diffed_generation = null from compared c
+                     where s.migration_id = $1 and s.bucket = c.bucket and s.case_id = c.case_id",
+                )
+                .bind(id.0)
+                .execute(&self.pool)
+                .await?
             }
             Some(case_ids) => {
                 let mut tx = self.pool.begin().await?;

@@ -34,7 +34,7 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn obstacles(&self, id: MigrationId) -> Result<Obstacles, StateError> {
-        let (dirty, undiffed) = self.pending_cases(id).await?;
+        // Open batches first: one that ends after this look may make cases dirty, and those are looked at afterwards.
         let row = sqlx::query(
             "select (select count(*) from batch where migration_id = $1 and state in ('ready', 'claimed')) as open,
                     (select count(*) from batch where migration_id = $1 and state = 'parked') as parked,
@@ -44,6 +44,7 @@ impl State {
         .bind(proto::effects::RULES_VERSION)
         .fetch_one(&self.pool)
         .await?;
+        let (dirty, undiffed) = self.pending_cases(id).await?;
         Ok(Obstacles {
             open_batches: row.try_get("open")?,
             parked: row.try_get("parked")?,

@@ -275,11 +275,12 @@ impl State {
         Ok((row.try_get("dirty")?, row.try_get("undiffed")?))
     }
 
-    /// A transaction of the driver: it fails unless the lease holds.
+    /// A transaction of the driver: it fails unless the lease holds, and nobody else takes the lease before it ends. The
+    /// driver's own renewals wait for it, too.
     pub(crate) async fn driver_tx(&self, held: &DriverLease) -> Result<Transaction<'static, Postgres>, StateError> {
         let mut tx = self.pool.begin().await?;
         let mine: Option<i32> = sqlx::query_scalar(
-            "select 1 from migration where id = $1 and driver_token = $2 and epoch = $3 and not purging for key share",
+            "select 1 from migration where id = $1 and driver_token = $2 and epoch = $3 and not purging for share",
         )
         .bind(held.migration_id.0)
         .bind(held.token)

@@ -85,6 +85,13 @@ async fn fail(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     fixture.state.finish_forms(&claim, &results).await.unwrap();
 }
 
+/// Documents that were found gone.
+async fn bury(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let gone = some(random, "gone", 8);
+    let ids: Vec<&str> = gone.iter().map(String::as_str).collect();
+    fixture.bury(driven, &ids).await;
+}
+
 async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     let cases = some(random, "case", CASES);
     let ids: Vec<&str> = cases.iter().map(String::as_str).collect();
@@ -102,9 +109,18 @@ async fn replay(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
         }
     }
     verdicts.shuffle(random);
+    let refused: Vec<&Verdict> = verdicts.iter().collect();
+    let removals = fixture.state.begin_removals(&claim, &refused, &inputs.staged_as);
+    removals.await.unwrap();
+    if random.random_bool(0.2) {
+        return; // The worker dies.
+    }
+    let is_refused = |form_id: &String| verdicts.iter().any(|verdict| verdict.form_id == *form_id);
+    let removing = inputs.removing.iter().map(|(_, form_id)| form_id.clone());
     let results = CaseResults {
         replayed: claim.ids.clone(),
-        verdicts,
+        withdrawn: removing.filter(|form_id| !is_refused(form_id)).collect(),
+        verdicts: verdicts.clone(),
         staged_as: inputs.staged_as.clone(),
         ..CaseResults::default()
     };
@@ -146,6 +162,7 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
             .request_diff(driven.id, Some(&some(random, "case", CASES)))
             .await
             .unwrap();
+        fixture.state.request_diff(driven.id, None).await.unwrap();
     }
 }
 
@@ -164,10 +181,11 @@ async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_s
                 let mut random = StdRng::seed_from_u64(seed.wrapping_add(worker));
                 let mut begun = BTreeMap::new();
                 for _ in 0..ROUNDS {
-                    match random.random_range(0..8) {
+                    match random.random_range(0..9) {
                         0..=2 => stage(fixture, driven, &mut random, &mut begun).await,
                         3 => fail(fixture, driven, &mut random).await,
                         4..=5 => replay(fixture, driven, &mut random).await,
+                        6 => bury(fixture, driven, &mut random).await,
                         _ => diff(fixture, driven, &mut random).await,
                     }
                 }

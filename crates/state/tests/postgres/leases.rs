@@ -39,6 +39,38 @@ async fn ensuring_a_migration_many_times_at_once_records_one() {
     );
 }
 
+/// A driver whose lease has run out is in the middle of a transaction: whoever takes the lease next sees what it wrote.
+#[tokio::test]
+async fn nobody_takes_the_lease_while_a_transaction_of_the_driver_is_on() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let_lease_expire(&fixture).await;
+    let mut obstacle = fixture.sql.begin().await.unwrap();
+    sqlx::query("lock table scan_cursor in access exclusive mode")
+        .execute(&mut *obstacle)
+        .await
+        .unwrap();
+    let (state, lease) = (fixture.state.clone(), driven.lease.clone());
+    let slow = tokio::spawn(async move {
+        let cursor = Cursor {
+            after_key: Some("slow".to_owned()),
+            ..Cursor::default()
+        };
+        state.record_cases(&lease, "cases", &cursor, &[]).await
+    });
+    fixture.until_waiting(1).await;
+    let (state, id) = (fixture.state.clone(), driven.id);
+    let next = tokio::spawn(async move {
+        let lease = state.take_lease(id, "next", LONG).await.unwrap();
+        (lease, state.cursor(id, "cases").await.unwrap())
+    });
+    fixture.until_waiting(2).await;
+    obstacle.rollback().await.unwrap();
+    soon("the slow driver", slow).await.unwrap().unwrap();
+    let (lease, cursor) = soon("the next driver", next).await.unwrap();
+    assert!(lease.is_some());
+    assert_eq!(cursor.after_key.as_deref(), Some("slow"));
+}
+
 #[tokio::test]
 async fn of_many_drivers_one_gets_the_lease() {
     let fixture = Fixture::new().await;
