@@ -20,6 +20,7 @@ mod diff;
 mod filter;
 mod json;
 mod ledgers;
+mod operator_rules;
 mod patch;
 mod patched;
 mod python;
@@ -43,6 +44,7 @@ pub use ledgers::{
     CaseLedgers, DifferenceKind, LastChange, LedgerDifference, LedgerReferences, LedgerVerdict, compare_ledgers,
     has_duplicates,
 };
+pub use operator_rules::{OperatorRule, OperatorRules, RuleFault, SortedOut};
 pub use patch::{
     CannotPatch, DirectPatch, LedgerStock, PATCH_DEVICE, PATCH_OPERATION, PatchEffect, PatchPlan, PatchSubject,
     plan_patch,
@@ -101,6 +103,14 @@ pub fn refilter_case(couch: &Value, sql: &Value, diffs: &[Diff]) -> Result<Vec<D
     refilter(RuleBook::standard(), Group::Cases, couch, sql, diffs)
 }
 
+/// Runs stored diffs of a ledger value through the rules again.
+pub fn refilter_ledger(diffs: &[Diff]) -> Vec<Diff> {
+    let book = RuleBook::standard();
+    let mut filter = Filter::new(book, book.ledgers(), None, None);
+    take_stored(&mut filter, diffs);
+    filter.into_diffs()
+}
+
 fn diff_ledger_by(book: &RuleBook, couch: &Value, sql: &Value) -> Vec<Diff> {
     let mut filter = Filter::new(book, book.ledgers(), None, None);
     json::walk(couch, sql, ListIndices::Untracked, &mut |found| filter.take(found));
@@ -123,6 +133,11 @@ fn refilter(
 ) -> Result<Vec<Diff>, UnknownDocType> {
     let rules = book.of_document(group, couch)?;
     let mut filter = Filter::new(book, rules, couch.as_object(), sql.as_object());
+    take_stored(&mut filter, diffs);
+    Ok(filter.into_diffs())
+}
+
+fn take_stored(filter: &mut Filter<'_>, diffs: &[Diff]) {
     for diff in diffs {
         let path: Vec<json::Step<'_>> = diff.path.iter().map(json::Step::of).collect();
         filter.take(&json::Found {
@@ -132,5 +147,4 @@ fn refilter(
             new: diff.new.as_value(),
         });
     }
-    Ok(filter.into_diffs())
 }

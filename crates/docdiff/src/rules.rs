@@ -4,6 +4,7 @@
 //! put other diffs in the place of the one it looked at. For one document the rules of its doc type come before those of
 //! its group, and rules with a fixed path before the others; the first that matches decides.
 
+mod described;
 mod table;
 
 use std::collections::HashMap;
@@ -14,6 +15,8 @@ use serde_json::Value;
 use crate::UnknownDocType;
 use crate::diff::DiffType;
 use crate::json::{Found, Step};
+
+pub use described::Described;
 
 /// One rule.
 #[derive(Clone, Copy, Debug)]

@@ -159,7 +159,8 @@ fn action(row: &TransactionRow) -> Value {
 }
 
 /// The doc type that HQ shows for a state: any deleted form is a deleted normal form, an unknown state is normal.
-fn form_doc_type(state: i16) -> &'static str {
+/// The doc type that HQ shows for a form with this `state`.
+pub fn form_doc_type(state: i16) -> &'static str {
     if state & DELETED != 0 {
         return DocType::XFormInstanceDeleted.as_str();
     }

@@ -69,22 +69,34 @@ pub enum Treatment {
 }
 
 impl MigratedForm {
-    /// The Couch document as it is to be compared with what the form has become: a normal document with a problem as the
-    /// error form, and one that was applied anyway as completely processed.
+    /// The Couch document as it is to be compared with what the form has become.
     pub fn compared<'a>(&self, document: &'a Value) -> Cow<'a, Value> {
-        let (key, value) = if self.is_problem_form {
-            ("doc_type", Value::from(DocType::XFormError.as_str()))
-        } else if self.is_applied_anyway {
-            ("initial_processing_complete", Value::Bool(true))
-        } else {
-            return Cow::Borrowed(document);
-        };
-        let mut document = document.clone();
-        if let Some(map) = document.as_object_mut() {
-            map.insert(key.to_owned(), value);
-        }
-        Cow::Owned(document)
+        as_compared(document, self.is_problem_form, self.is_applied_anyway)
     }
+}
+
+/// The Couch document of a form as it is to be compared with the form that SQL has, for a reader that did not migrate it.
+pub fn compared(document: &Value, treatment: Treatment) -> Cow<'_, Value> {
+    let is_normal = document.get("doc_type").and_then(Value::as_str) == Some(DocType::XFormInstance.as_str());
+    let is_applied_anyway = is_normal && treatment == Treatment::Applied;
+    let has_problem = is_normal && columns::is_truthy(document.get("problem"));
+    as_compared(document, has_problem && !is_applied_anyway, is_applied_anyway)
+}
+
+/// A normal document with a problem counts as the error form, and one that was applied anyway as completely processed.
+fn as_compared(document: &Value, is_problem_form: bool, is_applied_anyway: bool) -> Cow<'_, Value> {
+    let (key, value) = if is_problem_form {
+        ("doc_type", Value::from(DocType::XFormError.as_str()))
+    } else if is_applied_anyway {
+        ("initial_processing_complete", Value::Bool(true))
+    } else {
+        return Cow::Borrowed(document);
+    };
+    let mut document = document.clone();
+    if let Some(map) = document.as_object_mut() {
+        map.insert(key.to_owned(), value);
+    }
+    Cow::Owned(document)
 }
 
 /// Why a form cannot be migrated. No variant holds a value of the form.

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod domain_options;
 pub mod http;
 pub mod names;
+pub mod operator_rules;
 pub mod process;
 pub mod shutdown;
 pub mod telemetry;

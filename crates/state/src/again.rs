@@ -5,12 +5,14 @@ use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
+use crate::look::ONLY_IN_SQL;
 use crate::migration::DriverLease;
 use crate::scan::{insert_case_states, lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
 impl State {
-    /// Inserts form batches for documents that have an error or a form diff on record or are missing, to try them again.
+    /// Inserts form batches for documents that have an error or a form diff on record or are missing, to try them again. A
+    /// form that Couch never had is not among them: there is nothing to try, and its row goes only when an operator says so.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -22,12 +24,14 @@ impl State {
                  select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
                  union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
                  union select kind, doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%'
+                   and diffs <> $2
              ), acquitted as (
                  delete from form_verdict where migration_id = $1 and not removing and form_id in (select doc_id from again)
              )
              select kind, doc_id from again order by 1, 2",
         )
         .bind(held.migration_id.0)
+        .bind(ONLY_IN_SQL)
         .fetch_all(&mut *tx)
         .await?;
         let mut by_kind: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();

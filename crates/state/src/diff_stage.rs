@@ -9,6 +9,7 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::batch::{Claim, check_claim, finish_claim};
 use crate::case_order::{self, Decision, FormOrder};
 use crate::migration::DriverLease;
+use crate::operator_rules::{Ignored, Of, replace_ignored};
 use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
@@ -147,6 +148,19 @@ impl State {
     /// # Errors
     /// [`StateError::LostClaim`], [`StateError::EpochOver`].
     pub async fn finish_diffs(&self, claim: &Claim, comparisons: &[CaseComparison]) -> Result<usize, StateError> {
+        self.finish_diffs_ignoring(claim, comparisons, &[]).await
+    }
+
+    /// [`State::finish_diffs`], with what operators' rules have set aside of the cases.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn finish_diffs_ignoring(
+        &self,
+        claim: &Claim,
+        comparisons: &[CaseComparison],
+        ignored: &[Ignored],
+    ) -> Result<usize, StateError> {
         let id = claim.migration_id.0;
         let mut sorted: Vec<&CaseComparison> = comparisons.iter().collect();
         sorted.sort_unstable_by_key(|found| (proto::bucket::of(&found.case_id), &found.case_id));
@@ -179,6 +193,8 @@ impl State {
             .filter(|(_, decision)| matches!(decision, Decision::Settle | Decision::Keep));
         let counting: Vec<&CaseComparison> = counts.map(|(found, _)| found).collect();
         settle(&mut tx, claim.migration_id, &counting).await?;
+        let settled: Vec<&str> = counting.iter().map(|found| found.case_id.as_str()).collect();
+        replace_ignored(&mut tx, claim.migration_id, Of::Cases, &settled, ignored).await?;
         tx.commit().await?;
         Ok(comparisons.len() - counting.len())
     }

@@ -15,6 +15,7 @@ use crate::batch::{Claim, check_claim, finish_claim};
 use crate::blob_change::{BlobChange, record_blob_changes};
 use crate::burial::look_again;
 use crate::deleted_case;
+use crate::operator_rules::Ignored;
 use crate::outcome::record_outcomes;
 use crate::patch::PatchResults;
 use crate::patch_outcome;
@@ -109,6 +110,8 @@ pub struct FormResults {
     /// Documents that forms of this batch tell of, with the revision that Couch has now, if it has one: to be looked at
     /// again where that is not the one on record.
     pub named: Vec<(String, Option<String>)>,
+    /// What operators' rules have set aside of the forms written.
+    pub ignored: Vec<Ignored>,
     /// Documents that vanished from Couch, or that are no longer of a type or a domain to migrate: what they had staged
     /// goes.
     pub gone: Vec<String>,
@@ -265,7 +268,7 @@ impl State {
         let settled = forms.iter().map(|form| form.form_id.as_str());
         let settled = settled.chain(deleted.iter().map(|case| case.case_id.as_str()));
         let settled = settled.chain(buried.iter().map(String::as_str)).collect();
-        record_outcomes(&mut tx, claim, &forms, &failed, settled).await?;
+        record_outcomes(&mut tx, claim, &forms, &failed, settled, &results.ignored).await?;
         Ok(tx.commit().await?)
     }
 }

@@ -11,9 +11,11 @@
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone.
-//! * [`patch`]: patch forms, and records that cannot be patched.
+//! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
-//! * [`stats`]: what the operator is shown. [`pace`]: how fast the work goes.
+//! * [`stats`]: what the operator is shown; [`records`]: recorded differences as they are selected;
+//!   [`report`]: what a report tells beside that. [`pace`]: how fast the work goes.
+//! * [`form_diffs`]: forms that are compared again. [`operator_rules`]: ignore rules of one domain, and what they set aside.
 //! * [`commit`], [`reset`]: the two ends of a migration. [`snapshot`]: what a commit is taken back by.
 
 mod again;
@@ -29,16 +31,21 @@ mod dispatch;
 pub mod error;
 pub mod first_runs;
 mod forced;
+pub mod form_diffs;
 pub mod form_stage;
 pub mod lists;
 mod live;
+pub mod look;
 pub mod migration;
 pub mod names;
+pub mod operator_rules;
 mod outcome;
 pub mod pace;
 pub mod patch;
 mod patch_outcome;
+pub mod records;
 mod removal;
+pub mod report;
 pub mod reset;
 pub mod rewind;
 pub mod run;

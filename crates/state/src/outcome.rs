@@ -6,6 +6,7 @@ use sqlx::{Postgres, Transaction};
 
 use crate::batch::Claim;
 use crate::form_stage::{FailedDoc, StagedForm};
+use crate::operator_rules::{Ignored, Of, replace_ignored};
 use crate::{MigrationId, StateError};
 
 /// The error of a document.
@@ -25,6 +26,7 @@ pub(crate) async fn record_outcomes(
     forms: &[&StagedForm],
     failed: &[&FailedDoc],
     settled: Vec<&str>,
+    ignored: &[Ignored],
 ) -> Result<(), StateError> {
     let id = claim.migration_id.0;
     for sql in [
@@ -36,6 +38,7 @@ pub(crate) async fn record_outcomes(
     ] {
         sqlx::query(sql).bind(id).bind(&settled).execute(&mut **tx).await?;
     }
+    replace_ignored(tx, claim.migration_id, Of::Forms, &settled, ignored).await?;
     let noop: Vec<&str> = forms
         .iter()
         .filter(|form| form.has_noop_block)

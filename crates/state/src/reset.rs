@@ -6,13 +6,15 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
-const PURGED: [&str; 22] = [
+const PURGED: [&str; 24] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
     "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
     "delete from case_event where ctid = any(array(select ctid from case_event where migration_id = $1 limit $2))",
     "delete from case_order where ctid = any(array(select ctid from case_order where migration_id = $1 limit $2))",
     "delete from doc_diff where ctid = any(array(select ctid from doc_diff where migration_id = $1 limit $2))",
+    "delete from ignored_diff where ctid = any(array(select ctid from ignored_diff where migration_id = $1 limit $2))",
+    "delete from operator_rule where ctid = any(array(select ctid from operator_rule where migration_id = $1 limit $2))",
     "delete from doc_change where ctid = any(array(select ctid from doc_change where migration_id = $1 limit $2))",
     "delete from missing_doc where ctid = any(array(select ctid from missing_doc where migration_id = $1 limit $2))",
     "delete from doc_error where ctid = any(array(select ctid from doc_error where migration_id = $1 limit $2))",

@@ -131,50 +131,6 @@ impl State {
         Ok(tx.commit().await?)
     }
 
-    /// Moves a scan's cursor and records the documents that it found missing, in one transaction.
-    ///
-    /// # Errors
-    /// [`StateError::LostLease`].
-    pub async fn record_missing(
-        &self,
-        held: &DriverLease,
-        scan: &str,
-        cursor: &Cursor,
-        kind: DocType,
-        missing: &[String],
-    ) -> Result<(), StateError> {
-        let mut tx = self.driver_tx(held).await?;
-        if cursor.after_id.is_none() && !cursor.complete {
-            sqlx::query("delete from missing_doc where migration_id = $1 and kind = $2")
-                .bind(held.migration_id.0)
-                .bind(kind.as_str())
-                .execute(&mut *tx)
-                .await?;
-        }
-        save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
-        sqlx::query(
-            "insert into missing_doc (migration_id, kind, doc_id) select $1, $2, id from unnest($3::text[]) t(id)
-             on conflict do nothing",
-        )
-        .bind(held.migration_id.0)
-        .bind(kind.as_str())
-        .bind(missing)
-        .execute(&mut *tx)
-        .await?;
-        if cursor.complete {
-            sqlx::query(
-                "insert into doc_count (migration_id, kind, value) values ($1, $2, $3)
-                 on conflict (migration_id, kind) do update set value = excluded.value",
-            )
-            .bind(held.migration_id.0)
-            .bind(kind.as_str())
-            .bind(cursor.scanned)
-            .execute(&mut *tx)
-            .await?;
-        }
-        Ok(tx.commit().await?)
-    }
-
     /// Cuts batches of dirty cases, from where the pass stands. Gives how many were cut; none: the pass is at its end.
     ///
     /// # Errors

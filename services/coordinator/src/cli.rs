@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use proto::ids::Domain;
 use service::config::Config;
 use service::process::Life;
@@ -11,24 +11,29 @@ use state::stats::RecordTable;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::commit::Accepted;
-use crate::commands::couch_sql_diff::{Cases, Output, Selection};
+use crate::commands::couch_sql_diff::ShowOrder;
 use crate::commands::cutover::Cutover;
 use crate::commands::init::TargetTables;
 use crate::commands::migrate::{CaseDiff, Forms, OnError, Order, Record, Wait};
-use crate::commands::patch::{PatchRun, PatchedSelection};
+use crate::commands::report::Values;
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{
-    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, patch, plan, reset, rewind, serve,
+    Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, plan, report, reset, rewind, serve,
     started, stats, uncommit,
 };
 use crate::context::Context;
+use crate::driver::MissingDocs;
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::Mode;
 
+mod diff;
 mod domain;
+mod rules;
 
+pub use diff::{DiffAction, DiffArgs};
 pub use domain::{Action, CaseDiffWay, MigrateArgs};
+pub use rules::{RulesAction, RulesArgs};
 
 /// Moves CommCare HQ domains from CouchDB to PostgreSQL.
 #[derive(Debug, Parser)]
@@ -133,6 +138,21 @@ pub enum Command {
         #[arg(long)]
         no_input: bool,
     },
+    /// Print every rule by which a difference is not reported; or look after the rules of one domain.
+    #[command(after_help = "Example:\n  coordinator rules add my-domain ./rules.toml")]
+    Rules(RulesArgs),
+    /// Write a page and a JSON file for the decision to commit.
+    #[command(after_help = "Example:\n  coordinator report my-domain --output ./reports")]
+    Report {
+        /// Domain.
+        domain: String,
+        /// Folder for both files.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        output: PathBuf,
+        /// Show values of documents too: health data.
+        #[arg(long)]
+        values: bool,
+    },
     /// Stop the run of a domain, after the batches in flight.
     Stop {
         /// Domain.
@@ -160,54 +180,6 @@ pub struct InitArgs {
 pub enum ConfigAction {
     /// Say what is used, and reach every server.
     Check,
-}
-
-/// What to do with differences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DiffAction {
-    /// Print what is on record.
-    Show,
-    /// Compare cases again.
-    Cases,
-    /// Make SQL cases say what their Couch cases say, as far as forms can, and compare them again.
-    Patch,
-}
-
-/// Arguments of `couch_sql_diff`.
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// Domain.
-    pub domain: String,
-    /// What to do.
-    pub action: DiffAction,
-    /// show: TYPE, TYPE:id1,id2, TYPE1,TYPE2, forms or cases. cases: pending, with-diffs, with-changes, ids, or a path to a
-    /// file of ids.
-    #[arg(long)]
-    pub select: Option<String>,
-    /// show: changes instead of diffs.
-    #[arg(long)]
-    pub changes: bool,
-    /// show: what patch forms recorded. --select is then forms:id,id or cases:id,id.
-    #[arg(long, conflicts_with = "changes")]
-    pub patched: bool,
-    /// patch: print each patch form and what it does, and write nothing.
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
-    /// show: CSV.
-    #[arg(long)]
-    pub csv: bool,
-    /// show: a JSON object per line.
-    #[arg(long, conflicts_with = "csv")]
-    pub json: bool,
-    /// show: documents at a time.
-    #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=100_000))]
-    pub batch_size: i64,
-    /// Log what is done, step by step.
-    #[arg(long)]
-    pub debug: bool,
-    /// Accepted for old runbooks and not used: state is in PostgreSQL.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
 }
 
 impl Cli {
@@ -253,7 +225,13 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             let tables = if stats { Tables::Stats } else { Tables::None };
             started::show(Context::connect(config).await?.as_ref(), tables).await
         }
-        Command::CouchSqlDiff(args) => diff(&Context::connect(config).await?, &args, stop).await,
+        Command::CouchSqlDiff(args) => diff::run(&Context::connect(config).await?, &args, stop).await,
+        Command::Rules(args) => rules::run(config, args).await,
+        Command::Report { domain, output, values } => {
+            let values = if values { Values::Shown } else { Values::Hidden };
+            let context = Context::connect(config).await?;
+            report::report(&context, &Domain::new(domain), &output, values).await
+        }
         Command::Forecast { domain, json } => {
             let output = if json {
                 forecast::Output::Json
@@ -302,6 +280,13 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
     } else {
         Confirmation::Needed
     };
+    if args.missing_docs.is_some() && !matches!(args.action, Action::Migrate | Action::Stats) {
+        return Err(Failure::new(
+            "C2S-0125",
+            "--missing-docs belongs to MIGRATE and stats",
+            "leave it out",
+        ));
+    }
     match args.action {
         Action::Migrate => {
             let wait = if args.detach { Wait::No } else { Wait::UntilEnd };
@@ -313,6 +298,10 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                     Forms::parse(args.forms.as_deref())?
                 },
                 case_diff: case_diff(args),
+                missing_docs: args
+                    .missing_docs
+                    .filter(|how| *how != MissingDocs::Cached)
+                    .unwrap_or_default(),
                 cutover: Cutover {
                     max_downtime: args.max_downtime,
                     commit: if args.commit_if_clean {
@@ -352,12 +341,12 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                 (false, true) => Format::Verbose,
                 (false, false) => Format::Table,
             };
-            stats::stats(context, &domain, format).await
+            let how = args.missing_docs.unwrap_or(MissingDocs::Cached);
+            stats::stats_after_look(context, &domain, format, how, stop).await
         }
         Action::Diff => {
-            let all = Selection::default();
             for table in [RecordTable::Diffs, RecordTable::Changes] {
-                couch_sql_diff::show(context, &domain, table, &all, Output::Text, 100).await?;
+                couch_sql_diff::show(context, &domain, &ShowOrder::everything(table)).await?;
             }
             Ok(Exit::Clean)
         }
@@ -398,56 +387,6 @@ async fn until_stopped(stop: CancellationToken, command: impl Future<Output = Re
         () = stop.cancelled() => {
             eprintln!("stopped; run the command again to go on");
             Ok(Exit::Stopped)
-        }
-    }
-}
-
-async fn diff(context: &Arc<Context>, args: &DiffArgs, stop: CancellationToken) -> Result<Exit> {
-    state_dir(args.state_dir.as_ref());
-    let domain = Domain::new(args.domain.clone());
-    if (args.dry_run && args.action != DiffAction::Patch) || (args.patched && args.action != DiffAction::Show) {
-        return Err(Failure::new(
-            "C2S-0121",
-            "--dry-run belongs to `patch`, and --patched to `show`",
-            "leave it out",
-        ));
-    }
-    match args.action {
-        DiffAction::Patch => {
-            let run = if args.dry_run {
-                PatchRun::Preview
-            } else {
-                PatchRun::Write
-            };
-            patch::patch(context, &domain, &patch::scope(args.select.as_deref())?, run, stop).await
-        }
-        DiffAction::Show => {
-            let table = if args.changes {
-                RecordTable::Changes
-            } else {
-                RecordTable::Diffs
-            };
-            let output = match (args.csv, args.json) {
-                (true, _) => Output::Csv,
-                (_, true) => Output::Json,
-                _ => Output::Text,
-            };
-            if args.patched {
-                let selection = PatchedSelection::parse(args.select.as_deref())?;
-                return patch::show_patched(context, &domain, &selection, output).await;
-            }
-            let selection = Selection::parse(args.select.as_deref())?;
-            couch_sql_diff::show(context, &domain, table, &selection, output, args.batch_size).await
-        }
-        DiffAction::Cases => {
-            if args.csv || args.changes || args.json {
-                return Err(Failure::new(
-                    "C2S-0111",
-                    "--csv, --json and --changes belong to `show`",
-                    "leave them out",
-                ));
-            }
-            couch_sql_diff::cases(context, &domain, &Cases::parse(args.select.as_deref())?, stop).await
         }
     }
 }

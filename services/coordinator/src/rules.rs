@@ -20,12 +20,14 @@ pub enum Command {
     Uncommit,
     /// `reset`.
     Reset,
-    /// `couch_sql_diff cases`.
+    /// `couch_sql_diff cases`, `forms` and `filter`.
     DiffCases,
     /// `couch_sql_diff patch`.
     Patch,
     /// `rewind`.
     Rewind,
+    /// `rules add` and `rules remove`.
+    ChangeRules,
 }
 
 /// How a `MIGRATE` is meant.
@@ -140,7 +142,7 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
             "there is no live migration to finish",
             "MIGRATE without switches migrates with downtime; MIGRATE --live begins a live migration",
         )),
-        (Command::Migrate(_) | Command::Reset, _) => Ok(()),
+        (Command::Migrate(_) | Command::Reset | Command::ChangeRules, _) => Ok(()),
         (Command::AbortCommit, _) if commit_is_open => Ok(()),
         (Command::AbortCommit, _) => Err(Failure::new(
             "C2S-4004",

@@ -1,4 +1,5 @@
-//! The diff worker: compares cases in Couch with cases in SQL, and their ledgers with HQ's stock tables.
+//! The diff worker: compares cases in Couch with cases in SQL, and their ledgers with HQ's stock tables; and, when an operator
+//! asks for it, forms.
 //!
 //! Both sides are read back from their databases, never taken from what a writer had in memory. The worker records what it
 //! found together with the generation and the `_rev` that it compared; it writes no case and moves no migration. Where Couch
@@ -8,6 +9,7 @@ mod absent;
 mod compare;
 mod couch_forms;
 mod couch_rebuild;
+mod forms;
 mod ledgers;
 mod lookup;
 mod patches;
@@ -22,10 +24,12 @@ use hqsql::Target;
 use proto::rows::CaseBundle;
 use proto::topology::Stage;
 use serde_json::Value;
+use service::operator_rules;
 use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
 use state::diff_stage::{CaseComparison, DiffScope};
+use state::operator_rules::Ignored;
 
 use crate::sides::{Sides, is_later};
 
@@ -107,6 +111,22 @@ impl DiffHandler {
         })
     }
 
+    /// Takes out of what was found what rules of the domain's operators drop.
+    async fn set_aside(&self, claim: &Claim, found: &mut [CaseComparison]) -> Result<Vec<Ignored>, BatchFailure> {
+        let rules = operator_rules::of_domain(&self.state, claim.migration_id).await?;
+        let mut ignored = Vec::new();
+        for one in found {
+            let (kind, case_id) = (&one.kind, &one.case_id);
+            ignored.extend(operator_rules::sort_out(&rules, kind, case_id, &mut one.diffs)?);
+            if let Some((list, reasons)) = one.changes.take() {
+                let mut list = Some(list);
+                ignored.extend(operator_rules::sort_out(&rules, kind, case_id, &mut list)?);
+                one.changes = list.map(|list| (list, reasons));
+            }
+        }
+        Ok(ignored)
+    }
+
     async fn no_action_forms(
         &self,
         claim: &Claim,
@@ -139,6 +159,9 @@ impl BatchHandler for DiffHandler {
     }
 
     async fn handle(&self, claim: &Claim) -> Result<(), BatchFailure> {
+        if claim.doc_type.is_form() {
+            return self.handle_forms(claim).await;
+        }
         let scope = self.state.cases_to_diff(claim).await?;
         let mut found = Vec::with_capacity(scope.cases.len());
         for cases in scope.cases.chunks(CASES_AT_ONCE) {
@@ -148,7 +171,8 @@ impl BatchHandler for DiffHandler {
             };
             found.extend(self.compare(claim, part).await?);
         }
-        let moved = self.state.finish_diffs(claim, &found).await?;
+        let ignored = self.set_aside(claim, &mut found).await?;
+        let moved = self.state.finish_diffs_ignoring(claim, &found, &ignored).await?;
         if moved > 0 {
             tracing::info!(
                 moved,

@@ -34,6 +34,7 @@ use hqsql::Target;
 use proto::doctype::DocType;
 use proto::topology::Stage;
 use service::config::Config;
+use service::operator_rules;
 use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
@@ -93,6 +94,18 @@ impl FormHandler {
     }
 }
 
+impl FormHandler {
+    /// Takes out of what was found what rules of the domain's operators drop.
+    async fn set_aside(&self, claim: &Claim, results: &mut FormResults) -> Result<(), BatchFailure> {
+        let rules = operator_rules::of_domain(&self.state, claim.migration_id).await?;
+        for form in &mut results.forms {
+            let ignored = operator_rules::sort_out(&rules, &form.kind, &form.form_id, &mut form.diffs)?;
+            results.ignored.extend(ignored);
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl BatchHandler for FormHandler {
     fn stage(&self) -> Stage {
@@ -127,6 +140,7 @@ impl BatchHandler for FormHandler {
         }
         self.write(claim, gathered, &mut results).await?;
         self.remove_rows(claim, &known, &mut results).await?;
+        self.set_aside(claim, &mut results).await?;
         self.state.finish_forms(claim, &results).await?;
         Ok(())
     }

@@ -49,12 +49,12 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
     };
     fixture
         .state
-        .record_missing(
+        .record_look(
             &driven.lease,
-            "missing:x",
+            &state::look::Look::Couch(DocType::XFormArchived),
+            "..",
             &cursor,
-            DocType::XFormArchived,
-            &["m".to_owned()],
+            &[("XFormArchived".to_owned(), "m".to_owned())],
         )
         .await
         .unwrap();

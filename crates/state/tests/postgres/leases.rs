@@ -3,6 +3,7 @@
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
+use state::look::Look;
 use state::run::RunState;
 use state::scan::{Cursor, form_scan};
 use state::{Kind, Phase, StateError, Status};
@@ -137,7 +138,7 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
         (
             "missing",
             state
-                .record_missing(first, &scan, &cursor, DocType::XFormInstance, &ids)
+                .record_look(first, &Look::Couch(DocType::XFormInstance), "..", &cursor, &[])
                 .await
                 .err(),
         ),
@@ -420,7 +421,7 @@ async fn finishing_a_live_migration_and_taking_that_back_forget_what_was_finishe
         ..Cursor::default()
     };
     state
-        .record_missing(lease, "missing:XFormInstance", &cursor, DocType::XFormInstance, &[])
+        .record_look(lease, &Look::Couch(DocType::XFormInstance), "..", &cursor, &[])
         .await
         .unwrap();
     state.unfinish(lease).await.unwrap();

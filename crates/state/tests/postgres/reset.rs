@@ -114,7 +114,18 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         changes: Some(("[]".to_owned(), "x".to_owned())),
         order: state::case_order::FormOrder::Agreed,
     };
-    assert_eq!(state.finish_diffs(&claim, &[compared]).await.unwrap(), 0);
+    let rule = [("known".to_owned(), "{}".to_owned())];
+    assert!(state.add_rules(&driven.lease, &rule, "ada").await.unwrap().is_empty());
+    let ignored = state::operator_rules::Ignored {
+        kind: "CommCareCase".to_owned(),
+        doc_id: "a".to_owned(),
+        rule: "known".to_owned(),
+        diffs: "[1]".to_owned(),
+        count: 1,
+        reason: None,
+    };
+    let moved = state.finish_diffs_ignoring(&claim, &[compared], &[ignored]).await;
+    assert_eq!(moved.unwrap(), 0);
     let claim = fixture.claimed(driven, Stage::Case, &["a"]).await;
     let results = CaseResults {
         replayed: strings(&["a"]),
@@ -134,12 +145,12 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         ..Cursor::default()
     };
     state
-        .record_missing(
+        .record_look(
             &driven.lease,
-            "missing:x",
+            &state::look::Look::Couch(DocType::XFormArchived),
+            "..",
             &cursor,
-            DocType::XFormArchived,
-            &strings(&["m"]),
+            &[("XFormArchived".to_owned(), "m".to_owned())],
         )
         .await
         .unwrap();

@@ -93,61 +93,6 @@ async fn a_scan_can_be_opened_again_at_its_end_or_sent_back_to_its_start() {
 }
 
 #[tokio::test]
-async fn the_missing_list_of_a_kind_is_that_of_its_last_scan() {
-    let (fixture, driven) = Fixture::with_domain().await;
-    let state = &fixture.state;
-    let kind = DocType::XFormInstance;
-    for missing in [["a", "b"], ["b", "c"]] {
-        let start = Cursor::default();
-        state
-            .record_missing(&driven.lease, "missing:x", &start, kind, &[])
-            .await
-            .unwrap();
-        let left: Vec<String> = state
-            .missing_records(driven.id, 10)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|one| one.0)
-            .collect();
-        assert!(
-            !left.contains(&kind.as_str().to_owned()),
-            "a new scan starts with an empty list"
-        );
-        state
-            .record_missing(&driven.lease, "missing:x", &at("m", 50), kind, &strings(&missing[..1]))
-            .await
-            .unwrap();
-        let end = Cursor {
-            complete: true,
-            ..at("z", 99)
-        };
-        state
-            .record_missing(&driven.lease, "missing:x", &end, kind, &strings(&missing))
-            .await
-            .unwrap();
-        state
-            .record_missing(&driven.lease, "missing:y", &end, DocType::XFormError, &strings(&["e"]))
-            .await
-            .unwrap();
-        let found: Vec<(String, String)> = state.missing_records(driven.id, 10).await.unwrap();
-        let entry = |kind: DocType, id: &str| (kind.as_str().to_owned(), id.to_owned());
-        assert_eq!(
-            found,
-            [
-                entry(DocType::XFormError, "e"),
-                entry(kind, missing[0]),
-                entry(kind, missing[1])
-            ]
-        );
-        let stats = state.type_stats(driven.id).await.unwrap();
-        let (_, forms) = stats.iter().find(|(doc_type, _)| *doc_type == kind).unwrap();
-        assert_eq!((forms.docs, forms.missing), (99, 2));
-        state.restart_scan(&driven.lease, "missing:x").await.unwrap();
-    }
-}
-
-#[tokio::test]
 async fn dirty_cases_are_cut_in_the_order_of_their_places_each_once() {
     let (fixture, driven) = Fixture::with_domain().await;
     let cases = ["c1", "c2", "c3", "c4", "c5"];
@@ -297,11 +242,11 @@ async fn documents_that_failed_or_are_missing_are_tried_again_by_kind() {
     };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     fixture.execute("delete from batch").await;
-    let scan = form_scan(DocType::XFormArchived);
-    let cases = strings(&["case"]);
+    let cases = [("CommCareCase".to_owned(), "case".to_owned())];
+    let look = state::look::Look::Couch(DocType::CommCareCase);
     fixture
         .state
-        .record_missing(&driven.lease, &scan, &at("x", 1), DocType::CommCareCase, &cases)
+        .record_look(&driven.lease, &look, "..", &at("x", 1), &cases)
         .await
         .unwrap();
     assert_eq!(fixture.state.requeue_failed(&driven.lease, 2).await.unwrap(), 4);

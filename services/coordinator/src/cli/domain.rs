@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::driver::MissingDocs;
+
 /// What to do with a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Action {
@@ -77,6 +79,10 @@ pub struct MigrateArgs {
     /// (a place that a rewind has saved).
     #[arg(long, value_name = "PLACE", required_if_eq("action", "rewind"))]
     pub to: Option<String>,
+    /// MIGRATE, stats: how to look for documents that only one side has. cached: not at all (stats; MIGRATE takes it for
+    /// resume). resume: go on with an interrupted look (MIGRATE). rebuild: look anew. recheck: ask SQL again for the list.
+    #[arg(long, value_name = "HOW")]
+    pub missing_docs: Option<MissingDocs>,
     /// MIGRATE: put the run on record for `serve` and return.
     #[arg(long)]
     pub detach: bool,

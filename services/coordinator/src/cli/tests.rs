@@ -33,6 +33,17 @@ fn the_predecessors_commands_are_understood() {
         "coordinator migrate_multiple_domains_from_couch_to_sql list.txt",
         "coordinator couch_sql_diff d show --select=CommCareCase:a,b --changes --csv",
         "coordinator couch_sql_diff d cases --select=pending",
+        "coordinator couch_sql_diff d cases -x --debug --no-input -b 10",
+        "coordinator couch_sql_diff d cases --reset=prepare",
+        "coordinator couch_sql_diff d forms --select=with-diffs",
+        "coordinator couch_sql_diff d filter --select=CommCareCase --changes -n -x",
+        "coordinator migrate_domain_from_couch_to_sql d MIGRATE --missing-docs=rebuild",
+        "coordinator migrate_domain_from_couch_to_sql d stats --missing-docs=recheck",
+        "coordinator report d --output ./reports --values",
+        "coordinator rules --json",
+        "coordinator rules add d ./rules.toml",
+        "coordinator rules remove d a b",
+        "coordinator rules show d --json",
     ] {
         Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
     }

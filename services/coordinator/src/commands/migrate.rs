@@ -15,7 +15,7 @@ use super::{HeldDomain, forecast, human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
-use crate::driver::{DESIGN, Driven, StopSignals, VIEW, drive};
+use crate::driver::{DESIGN, Driven, MissingDocs, StopSignals, VIEW, drive};
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Mode, Situation, allow};
 use crate::workers::Workforce;
@@ -112,6 +112,8 @@ pub struct Order {
     pub case_diff: CaseDiff,
     /// How its downtime ends.
     pub cutover: Cutover,
+    /// How documents that only one side has are looked for.
+    pub missing_docs: MissingDocs,
     /// What a document with an error does to the run.
     pub on_error: OnError,
     /// What the run does first about what is on record.
@@ -173,12 +175,17 @@ impl Order {
             cutover: Cutover::of(run),
             on_error: OnError::of(run),
             record: Record::of(run),
+            missing_docs: MissingDocs::of(run),
         }
     }
 
     fn to_json(&self) -> Value {
-        let mut arguments =
-            json!({ "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str() });
+        let mut arguments = json!({
+            "mode": self.mode.as_str(),
+            "forms": self.forms.to_json(),
+            "case_diff": self.case_diff.as_str(),
+            "missing_docs": self.missing_docs.as_str(),
+        });
         self.cutover.add_to(&mut arguments);
         arguments["stop_on_error"] = json!(self.on_error == OnError::Stop);
         arguments["rebuild_state"] = json!(self.record == Record::Checked);
@@ -335,6 +342,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
         let asks_for_more = order.mode == Mode::Finish
             || order.forms != Forms::AsFound
             || order.case_diff != CaseDiff::After
+            || order.missing_docs != MissingDocs::default()
             || order.cutover != Cutover::default()
             || order.on_error == OnError::Stop
             || order.record == Record::Checked;

@@ -1,5 +1,6 @@
 //! `stats`: how a migration stands. It only reads, and may be run at any time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::doctype::DocType;
@@ -7,13 +8,15 @@ use proto::ids::Domain;
 use serde_json::json;
 use state::Status;
 use state::blob_change::BlobOrigin;
+use state::operator_rules::IgnoredCount;
 use state::patch::PatchCounts;
 use state::stats::TypeStats;
+use tokio_util::sync::CancellationToken;
 
 use super::{forecast, human};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::driver::{couch_counts, stopped_for};
+use crate::driver::{MissingDocs, couch_counts, look_for_missing, stopped_for};
 use crate::failure::{Exit, Result};
 use crate::forecast::Forecast;
 
@@ -42,6 +45,8 @@ struct Found {
     parked: i64,
     dirty: i64,
     undiffed: i64,
+    /// What operators' rules have set aside.
+    ignored: Vec<IgnoredCount>,
     /// Forms whose lost XML was restored.
     restored_xml: i64,
     /// Rows of blob metadata that were removed.
@@ -143,6 +148,27 @@ pub(crate) async fn print_after_run(context: &Context, domain: &Domain) -> Resul
     Ok(!found.has_diffs())
 }
 
+/// Looks for documents that only one side has, then prints the statistics.
+///
+/// # Errors
+/// The refusal, or what went wrong; what was found stays on record.
+pub async fn stats_after_look(
+    context: &Arc<Context>,
+    domain: &Domain,
+    format: Format,
+    how: MissingDocs,
+    stop: CancellationToken,
+) -> Result<Exit> {
+    if how != MissingDocs::Cached {
+        super::couch_sql_diff::cases::may_compare(context, domain).await?;
+        let migration = super::migration_of(context, domain).await?;
+        if !look_for_missing(context, &migration, how, stop).await? {
+            return Ok(Exit::Stopped);
+        }
+    }
+    stats(context, domain, format).await
+}
+
 async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
     let migration = super::migration_of(context, domain).await?;
     let obstacles = context.state.obstacles(migration.id).await?;
@@ -154,6 +180,7 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         parked: obstacles.parked,
         dirty: obstacles.dirty,
         undiffed: obstacles.undiffed,
+        ignored: context.state.ignored_counts(migration.id).await?,
         restored_xml,
         removed_blobmeta,
         patches: context.state.patch_counts(migration.id).await?,
@@ -184,6 +211,7 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         parked: 0,
         dirty: 0,
         undiffed: 0,
+        ignored: Vec::new(),
         restored_xml: 0,
         removed_blobmeta: 0,
         patches: PatchCounts::default(),
@@ -228,12 +256,21 @@ fn print_pending(domain: &Domain, found: &Found) {
         println!("There are {} cases to replay.", found.dirty);
     }
     if found.undiffed > 0 {
-        println!("There are {} case diffs pending.", found.undiffed);
+        println!(
+            "There are {} case diffs pending: `couch_sql_diff {domain} cases --select=pending` compares them.",
+            found.undiffed
+        );
     }
     if found.errors > 0 {
         println!(
             "There are {} documents with errors: `stats --verbose` lists them; MIGRATE tries them again.",
             found.errors
+        );
+    }
+    for ignored in &found.ignored {
+        println!(
+            "{} differences of {} {} documents are set aside by the operator's rule {}.",
+            ignored.diffs, ignored.documents, ignored.kind, ignored.rule
         );
     }
     if found.restored_xml > 0 {
@@ -265,6 +302,9 @@ fn print_pending(domain: &Domain, found: &Found) {
             "{} or more forms reached Couch after the domain was switched: they are not in SQL; `stats --verbose` lists them.",
             found.late
         );
+    }
+    if found.rows.iter().any(|(_, row)| row.missing > 0) {
+        println!("Run MIGRATE again for what is missing in SQL; `stats --verbose` lists it.");
     }
     if found.rows.iter().any(|(_, row)| row.diffs + row.changes > 0) {
         println!("Look at differences with `couch_sql_diff {domain} show`.");
@@ -320,6 +360,13 @@ fn as_json(domain: &Domain, found: &Found, ahead: Option<&Forecast>, stopped: Op
         .iter()
         .map(|(kind, row)| json!({"doc_type": kind.as_str(), "docs": row.docs, "diffs": row.diffs, "missing": row.missing, "changes": row.changes}))
         .collect();
+    let ignored: Vec<_> = found
+        .ignored
+        .iter()
+        .map(|ignored| {
+            json!({"rule": ignored.rule, "doc_type": ignored.kind, "documents": ignored.documents, "diffs": ignored.diffs})
+        })
+        .collect();
     json!({
         "domain": domain.as_str(),
         "status": found.status.as_str(),
@@ -328,6 +375,7 @@ fn as_json(domain: &Domain, found: &Found, ahead: Option<&Forecast>, stopped: Op
         "parked_batches": found.parked,
         "cases_to_replay": found.dirty,
         "pending_case_diffs": found.undiffed,
+        "ignored_by_operator_rules": ignored,
         "restored_form_xml": found.restored_xml,
         "removed_blob_metadata": found.removed_blobmeta,
         "patched_cases": found.patches.cases,

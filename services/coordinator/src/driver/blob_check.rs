@@ -49,8 +49,7 @@ pub async fn check_blobs(context: &Context, domain: &Domain) -> Result<(), Failu
 }
 
 async fn sampled_keys(context: &Context, domain: &Domain) -> Result<Vec<String>, Failure> {
-    let request = scan::page_of(domain, DocType::XFormInstance, &Cursor::default(), SAMPLE, None)?;
-    let page = context.forms_db.view_page(&request).await?;
+    let page = scan::scan_page_after(context, domain, DocType::XFormInstance, &Cursor::default(), SAMPLE).await?;
     let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
     let mut keys = Vec::new();
     for fetched in context.forms_db.bulk_get(&ids).await? {

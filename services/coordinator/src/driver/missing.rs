@@ -1,26 +1,234 @@
-//! The last look at every document of Couch, page by page: is it in SQL, and is it still what was migrated?
+//! The look at every document of both sides, page by page: is it on the other side, and, at the end of a run, is it still what
+//! was migrated?
 //!
 //! It shares nothing with the scan that migrated them but the view, and asks the target's tables, not our own records. An
 //! edit, an archive or a deletion keeps the document's old date, so that no scan by date meets it: it shows here by its
 //! revision, and the document is migrated, or the case compared, again.
+//!
+//! Documents are looked at by ranges that go side by side, and no more than a page of each is ever in memory.
 
 use chrono::{DateTime, Utc};
 use couch::Outcome;
+use futures::{StreamExt, TryStreamExt, stream};
+use hqsql::FormPlace;
 use proto::doctype::DocType;
 use serde_json::Value;
+use state::look::Look;
 use state::scan::Cursor;
 
-use super::scan::{advance, page_of};
+use super::ranges::{self, Range};
 use super::{Driver, Step};
 
-/// Looks at all documents. Gives how many have changed since they were migrated or compared.
-pub(super) async fn find(driver: &Driver) -> Step<u64> {
-    let mut changed = 0;
-    for doc_type in DocType::ALL {
-        changed += find_type(driver, doc_type).await?;
+/// Ranges that are looked at at once.
+const AT_ONCE: usize = 4;
+
+/// Where a look begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Where the one before was interrupted, if it was.
+    WhereItStood,
+    /// At the start.
+    Anew,
+}
+
+/// Whether documents are compared with what was migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Only whether they are there.
+    Existence,
+    /// By their revisions too: what has changed is migrated or compared again.
+    Revisions,
+}
+
+/// What a look came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Documents that have changed since they were migrated or compared.
+    pub(super) changed: u64,
+    /// A part of it was looked at by an earlier run.
+    pub(super) resumed: bool,
+}
+
+/// Looks at all documents.
+pub(super) async fn find(driver: &Driver, begin: Begin, depth: Depth) -> Step<Seen> {
+    let mut seen = Seen::default();
+    let mut parts = Vec::new();
+    for look in Look::all() {
+        let (ranges, resumed) = begin_look(driver, look, begin).await?;
+        seen.resumed |= resumed;
+        parts.extend(ranges.into_iter().map(|(range, cursor)| (look, range, cursor)));
     }
-    changed += find_vanished(driver).await?;
+    seen.changed = stream::iter(parts)
+        .map(|(look, range, cursor)| look_at(driver, look, range, cursor, depth))
+        .buffer_unordered(AT_ONCE)
+        .try_fold(0, async |sum, changed| Ok(sum + changed))
+        .await?;
+    if depth == Depth::Revisions {
+        seen.changed += find_vanished(driver).await?;
+    }
+    Ok(seen)
+}
+
+/// The ranges of a look that are not at their end, and whether an earlier one goes on.
+async fn begin_look(driver: &Driver, look: Look, begin: Begin) -> Step<(Vec<(Range, Cursor)>, bool)> {
+    let state = &driver.context.state;
+    if begin == Begin::WhereItStood {
+        let stood = state.look(driver.migration.id, &look.name()).await?;
+        if stood.iter().any(|(_, cursor)| !cursor.complete) {
+            let begun = stood.iter().any(|(_, cursor)| cursor.scanned > 0);
+            let open = stood.into_iter().filter(|(_, cursor)| !cursor.complete);
+            return Ok((
+                open.map(|(name, cursor)| (Range::parse(&name), cursor)).collect(),
+                begun,
+            ));
+        }
+    }
+    let ranges = match look {
+        Look::Couch(doc_type) => ranges::of_type(driver, doc_type).await?,
+        Look::SqlForms | Look::SqlCases => Range::of_ids(),
+    };
+    let names: Vec<String> = ranges.iter().map(Range::name).collect();
+    state.begin_look(&driver.lease, &look, &names).await?;
+    Ok((
+        ranges.into_iter().map(|range| (range, Cursor::default())).collect(),
+        false,
+    ))
+}
+
+/// Looks at a range from its cursor on. Gives how many documents have changed.
+async fn look_at(driver: &Driver, look: Look, range: Range, mut cursor: Cursor, depth: Depth) -> Step<u64> {
+    let mut changed = 0;
+    let name = range.name();
+    while !cursor.complete {
+        let missing = match look {
+            Look::Couch(doc_type) => {
+                let ids = driver.page(doc_type, &range, &mut cursor).await?;
+                if depth == Depth::Revisions {
+                    changed += changed_since(driver, doc_type, &ids).await?;
+                }
+                lacking_in_sql(driver, doc_type, ids).await?
+            }
+            Look::SqlForms => lacking_in_couch(driver, &range, &mut cursor).await?,
+            Look::SqlCases => unmet_cases(driver, &range, &mut cursor).await?,
+        };
+        driver
+            .context
+            .state
+            .record_look(&driver.lease, &look, &name, &cursor, &missing)
+            .await?;
+    }
     Ok(changed)
+}
+
+/// Which of these Couch documents SQL lacks.
+async fn lacking_in_sql(driver: &Driver, doc_type: DocType, ids: Vec<String>) -> Step<Vec<(String, String)>> {
+    let target = &driver.context.target;
+    let present = if doc_type.is_form() {
+        target.existing_forms(&ids).await?
+    } else {
+        target.existing_cases(&ids).await?
+    };
+    let domain = driver.migration.domain.as_str();
+    let mut missing: Vec<String> = ids
+        .into_iter()
+        .filter(|id| present.get(id).is_none_or(|owner| owner != domain))
+        .collect();
+    if let (Some(cutoff), false) = (driver.cutoff, doc_type.is_form()) {
+        missing = without_late_actions(driver, missing, cutoff).await?;
+    }
+    Ok(missing
+        .into_iter()
+        .map(|id| (doc_type.as_str().to_owned(), id))
+        .collect())
+}
+
+/// A page of SQL's forms, on the shard that the cursor stands at: those that Couch lacks. Patch forms are SQL's own.
+async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -> Step<Vec<(String, String)>> {
+    let places = sql_page(driver, range, cursor, async |shard, after, limit| {
+        let (target, domain) = (&driver.context.target, &driver.migration.domain);
+        let until = range.to.as_deref();
+        Ok(target.forms_between(shard, domain, after, until, limit).await?)
+    })
+    .await?;
+    let of_couch: Vec<&FormPlace> = places
+        .iter()
+        .filter(|form| form.xmlns != docdiff::PATCH_XMLNS)
+        .collect();
+    let ids: Vec<&str> = of_couch.iter().map(|form| form.form_id.as_str()).collect();
+    let absent = absent(driver, &ids).await?;
+    Ok(of_couch
+        .into_iter()
+        .filter(|form| absent.contains(&form.form_id))
+        .map(|form| {
+            (
+                docdiff::sqljson::form_doc_type(form.state).to_owned(),
+                form.form_id.clone(),
+            )
+        })
+        .collect())
+}
+
+/// A page of SQL's cases: those that Couch lacks.
+async fn unmet_cases(driver: &Driver, range: &Range, cursor: &mut Cursor) -> Step<Vec<(String, String)>> {
+    let ids = sql_page(driver, range, cursor, async |shard, after, limit| {
+        let (target, domain) = (&driver.context.target, &driver.migration.domain);
+        let until = range.to.as_deref();
+        Ok(target.case_ids_between(shard, domain, after, until, limit).await?)
+    })
+    .await?;
+    let kind = DocType::CommCareCase.as_str();
+    let absent = absent(driver, &ids).await?;
+    Ok(absent.into_iter().map(|id| (kind.to_owned(), id)).collect())
+}
+
+/// A page of rows of one shard in a range of ids. The cursor's key is the shard's place, its id the last row's.
+async fn sql_page<T: HasId>(
+    driver: &Driver,
+    range: &Range,
+    cursor: &mut Cursor,
+    read: impl AsyncFnOnce(hqsql::ShardId, Option<&str>, usize) -> Step<Vec<T>>,
+) -> Step<Vec<T>> {
+    driver.pause(std::time::Duration::ZERO).await?;
+    let shards: Vec<_> = driver.context.target.shards().collect();
+    let place: usize = cursor
+        .after_key
+        .as_deref()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let Some(shard) = shards.get(place) else {
+        cursor.complete = true;
+        return Ok(Vec::new());
+    };
+    let limit = driver.context.config.driver.scan_page;
+    let after = cursor.after_id.as_deref().or(range.from.as_deref());
+    let rows = read(*shard, after, limit).await?;
+    cursor.scanned += i64::try_from(rows.len()).unwrap_or(0);
+    if let Some(last) = rows.last() {
+        cursor.after_key = Some(place.to_string());
+        cursor.after_id = Some(last.id().to_owned());
+    }
+    if rows.len() < limit {
+        cursor.after_key = Some((place + 1).to_string());
+        cursor.after_id = None;
+        cursor.complete = place + 1 >= shards.len();
+    }
+    Ok(rows)
+}
+
+trait HasId {
+    fn id(&self) -> &str;
+}
+
+impl HasId for String {
+    fn id(&self) -> &str {
+        self
+    }
+}
+
+impl HasId for FormPlace {
+    fn id(&self) -> &str {
+        &self.form_id
+    }
 }
 
 /// Documents that were migrated or compared, and that Couch has no longer: no view lists them.
@@ -53,57 +261,13 @@ async fn find_vanished(driver: &Driver) -> Step<u64> {
     }
 }
 
-async fn absent(driver: &Driver, ids: &[String]) -> Step<Vec<String>> {
+async fn absent(driver: &Driver, ids: &[impl AsRef<str>]) -> Step<Vec<String>> {
     let present = driver.context.forms_db.all_docs_exist(ids).await?;
     Ok(present
         .into_iter()
         .filter(|(_, rev)| rev.is_none())
         .map(|(id, _)| id)
         .collect())
-}
-
-async fn find_type(driver: &Driver, doc_type: DocType) -> Step<u64> {
-    let mut changed = 0;
-    let context = &driver.context;
-    let scan = format!("missing:{doc_type}");
-    context.state.restart_scan(&driver.lease, &scan).await?;
-    let mut cursor = Cursor::default();
-    context
-        .state
-        .record_missing(&driver.lease, &scan, &cursor, doc_type, &[])
-        .await?;
-    while !cursor.complete {
-        driver.pause(std::time::Duration::ZERO).await?;
-        let request = page_of(
-            &driver.migration.domain,
-            doc_type,
-            &cursor,
-            context.config.driver.scan_page,
-            driver.cutoff,
-        )?;
-        let page = context.forms_db.view_page(&request).await?;
-        advance(&mut cursor, &page);
-        let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
-        changed += changed_since(driver, doc_type, &ids).await?;
-        let present = if doc_type.is_form() {
-            context.target.existing_forms(&ids).await?
-        } else {
-            context.target.existing_cases(&ids).await?
-        };
-        let domain = driver.migration.domain.as_str();
-        let mut missing: Vec<String> = ids
-            .into_iter()
-            .filter(|id| present.get(id).is_none_or(|owner| owner != domain))
-            .collect();
-        if let (Some(cutoff), DocType::CommCareCase | DocType::CommCareCaseDeleted) = (driver.cutoff, doc_type) {
-            missing = without_late_actions(driver, missing, cutoff).await?;
-        }
-        context
-            .state
-            .record_missing(&driver.lease, &scan, &cursor, doc_type, &missing)
-            .await?;
-    }
-    Ok(changed)
 }
 
 /// Without the cases of which a form is later than the cut-off: `opened_on`, by which the view lists cases, is the phone's.
@@ -152,4 +316,34 @@ async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> St
             .await?
     };
     Ok(rediffed + u64::try_from(staged).unwrap_or(u64::MAX))
+}
+
+/// Asks SQL again for the documents on the list of those that it lacks, and takes off the list what is there now.
+pub(super) async fn recheck(driver: &Driver) -> Step<u64> {
+    let context = &driver.context;
+    let page = i64::try_from(context.config.driver.scan_page).unwrap_or(i64::MAX);
+    let domain = driver.migration.domain.as_str();
+    let mut after = (String::new(), String::new());
+    let mut forgotten = 0;
+    loop {
+        driver.pause(std::time::Duration::ZERO).await?;
+        let place = (after.0.as_str(), after.1.as_str());
+        let listed = context.state.missing_after(driver.migration.id, place, page).await?;
+        let Some(last) = listed.last() else {
+            return Ok(forgotten);
+        };
+        after.clone_from(last);
+        let (cases, forms): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|(kind, _)| kind.starts_with("CommCareCase"));
+        let ids = |list: &[(String, String)]| -> Vec<String> { list.iter().map(|(_, id)| id.clone()).collect() };
+        let mut present = context.target.existing_forms(&ids(&forms)).await?;
+        present.extend(context.target.existing_cases(&ids(&cases)).await?);
+        let there: Vec<(String, String)> = forms
+            .into_iter()
+            .chain(cases)
+            .filter(|(_, id)| present.get(id).is_some_and(|owner| owner == domain))
+            .collect();
+        forgotten += context.state.forget_missing(&driver.lease, &there).await?;
+    }
 }

@@ -8,6 +8,7 @@
 //! checks its lease; if it is lost, the driver stops where it stands, and whoever takes the lease goes on from there.
 
 mod blob_check;
+mod compare_again;
 mod dead_letters;
 mod dispatch;
 mod downtime;
@@ -15,8 +16,10 @@ mod first_run;
 mod lease;
 mod left;
 mod missing;
+mod missing_docs;
 mod on_error;
 mod patch;
+mod ranges;
 mod rebuild;
 mod scan;
 mod second_chance;
@@ -45,16 +48,16 @@ use crate::failure::{Failure, Result};
 use dispatch::Dispatcher;
 
 pub use blob_check::check_blobs;
+pub use compare_again::{Compared, Ended, Pace, compare_again};
 pub use left::{left, stopped_for};
+pub use missing_docs::{MissingDocs, look_for_missing};
 pub use patch::{PatchScope, patch_only};
+pub use scan::scan_page_after;
 pub(crate) use scan::{DESIGN, VIEW};
-pub use steps::{DiffScope, couch_count, couch_counts, diff_only, scan_page_after, scanned_page};
+pub use steps::{couch_count, couch_counts, scanned_page};
 
 /// Staged rows of one case batch at most; a case above it goes alone.
 const CASE_BATCH_WEIGHT: i64 = 4000;
-/// How often the last look may find changed documents before the run ends with what it has: submissions are blocked, so
-/// that changes come from a few operations only. Whatever is left is not diffed at its revision, and stands against COMMIT.
-const ROUNDS: usize = 5;
 /// Replays that comparisons may ask for before a case is settled: one to try the order in which Couch applied its forms, one
 /// to take that back.
 const ORDER_REPLAYS: usize = 2;
@@ -238,19 +241,7 @@ impl Driver {
         let measure = first_run::Measure::begin(self).await?;
         self.scan_and_replay().await?;
         let measure = measure.without(Box::pin(self.settle())).await?;
-        for _ in 0..ROUNDS {
-            self.diff(order.case_diff).await?;
-            self.phase(Phase::Missing).await?;
-            let changed = self.measured(Work::Missing, Box::pin(missing::find(self))).await?;
-            if changed == 0 {
-                break;
-            }
-            tracing::info!(
-                documents = changed,
-                "documents have changed since; they are migrated or compared again"
-            );
-            self.scan_and_replay().await?;
-        }
+        self.look_at_all(&order).await?;
         if order.case_diff == CaseDiff::Patch {
             second_chance::requeue(self, &Forms::Missing).await?;
             self.scan_and_replay().await?;
@@ -340,12 +331,17 @@ impl Driver {
     }
 
     async fn diff_pending(&self) -> Step<()> {
+        self.diff_pending_by(self.context.config.driver.diff_batch).await
+    }
+
+    /// Compares what is pending, so many cases a batch.
+    async fn diff_pending_by(&self, cases: usize) -> Step<()> {
         let state = &self.context.state;
         let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
         state.record_couch_stock(&self.lease, has_stock).await?;
         let settings = &self.context.config.driver;
         let limits = CutLimits {
-            cases: settings.diff_batch,
+            cases,
             weight: i64::MAX,
             batches: settings.window * CUT_AHEAD,
         };

@@ -37,7 +37,7 @@ pub async fn patch_only(
 ) -> Result<bool> {
     let driver = steps::held_driver(context, broker, migration, signals).await?;
     let patched = patch(&driver.driver, &context.operator, scope).await;
-    driver.end(context, patched).await
+    Ok(driver.end(context, patched).await?.is_some())
 }
 
 /// Makes patch forms, replays their cases, and compares what is pending then.

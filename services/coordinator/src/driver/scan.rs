@@ -1,13 +1,13 @@
 //! Scans: which documents there are. Ids only; the workers read the documents.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use couch::{Cursor as ViewCursor, ViewPage};
 use proto::doctype::DocType;
 use proto::ids::Domain;
-use serde_json::json;
 use state::StateError;
 use state::scan::{Cursor, form_scan};
 
+use super::ranges::{self, Range};
 use super::{Driver, Step};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -26,13 +26,17 @@ pub(super) fn staged_types() -> impl Iterator<Item = DocType> {
 ///
 /// The view's date is the document's own text. The cut-off is compared with it as text, which is right for the dates that HQ
 /// writes; null comes before it, and whatever sorts after it waits for the last run, which has no cut-off.
-pub(crate) fn page_of(
+fn page_of(
     domain: &Domain,
     doc_type: DocType,
+    range: &Range,
     cursor: &Cursor,
     limit: usize,
     cutoff: Option<DateTime<Utc>>,
-) -> Result<ViewPage, StateError> {
+) -> Result<Option<ViewPage>, StateError> {
+    let Some(end_key) = ranges::end_key(domain.as_str(), doc_type, range, cutoff) else {
+        return Ok(None);
+    };
     let after = match (&cursor.after_key, &cursor.after_id) {
         (Some(key), Some(id)) => Some(ViewCursor {
             key: serde_json::from_str(key).map_err(|_| StateError::Corrupt("scan cursor"))?,
@@ -40,25 +44,62 @@ pub(crate) fn page_of(
         }),
         _ => None,
     };
-    Ok(ViewPage {
+    Ok(Some(ViewPage {
         design: DESIGN.to_owned(),
         view: VIEW.to_owned(),
-        start_key: Some(json!([domain.as_str(), doc_type.as_str()])),
-        end_key: Some(match cutoff {
-            None => json!([domain.as_str(), doc_type.as_str(), {}]),
-            Some(cutoff) => json!([
-                domain.as_str(),
-                doc_type.as_str(),
-                cutoff.to_rfc3339_opts(SecondsFormat::Micros, true)
-            ]),
-        }),
+        start_key: Some(ranges::start_key(domain.as_str(), doc_type, range)),
+        end_key: Some(end_key),
         after,
         limit,
-    })
+    }))
+}
+
+impl Driver {
+    /// The next page of ids of the domain's documents of a type in a range, up to the run's cut-off. The cursor moves behind
+    /// it; the caller records both together.
+    pub(super) async fn page(&self, doc_type: DocType, range: &Range, cursor: &mut Cursor) -> Step<Vec<String>> {
+        self.pause(std::time::Duration::ZERO).await?;
+        let limit = self.context.config.driver.scan_page;
+        let domain = &self.migration.domain;
+        let Some(request) = page_of(domain, doc_type, range, cursor, limit, self.cutoff)? else {
+            cursor.complete = true;
+            return Ok(Vec::new());
+        };
+        let page = self.context.forms_db.view_page(&request).await?;
+        advance(cursor, &page);
+        Ok(page.rows.into_iter().map(|row| row.id).collect())
+    }
+}
+
+/// A page request of the documents that the view lists after a scan's cursor, whatever their date.
+pub(super) fn request_after(
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<ViewPage, StateError> {
+    let request = page_of(domain, doc_type, &Range::default(), cursor, limit, None)?;
+    // Only a cut-off leaves nothing to ask for.
+    request.ok_or(StateError::Corrupt("scan cursor"))
+}
+
+/// A page of the documents that the view lists after a scan's cursor, whatever their date.
+///
+/// # Errors
+/// Couch's.
+pub async fn scan_page_after(
+    context: &Context,
+    domain: &Domain,
+    doc_type: DocType,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<couch::Page, Failure> {
+    let request = request_after(domain, doc_type, cursor, limit)?;
+    Ok(context.forms_db.view_page(&request).await?)
 }
 
 /// Moves a cursor to the end of a page.
-pub(crate) fn advance(cursor: &mut Cursor, page: &couch::Page) {
+pub(super) fn advance(cursor: &mut Cursor, page: &couch::Page) {
     if let Some(last) = page.cursor() {
         cursor.after_key = Some(last.key.to_string());
         cursor.after_id = Some(last.id);
@@ -97,17 +138,7 @@ async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
     while !cursor.complete {
         let mut ids = Vec::new();
         while !cursor.complete && ids.len() < settings.scan_window {
-            driver.pause(std::time::Duration::ZERO).await?;
-            let request = page_of(
-                &driver.migration.domain,
-                doc_type,
-                &cursor,
-                settings.scan_page,
-                driver.cutoff,
-            )?;
-            let page = driver.context.forms_db.view_page(&request).await?;
-            advance(&mut cursor, &page);
-            ids.extend(page.rows.into_iter().map(|row| row.id));
+            ids.extend(driver.page(doc_type, &Range::default(), &mut cursor).await?);
         }
         ids.sort_unstable();
         let batches: Vec<&[String]> = ids.chunks(settings.form_batch).collect();
@@ -127,17 +158,7 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
         let scan = format!("case:{doc_type}");
         let mut cursor = Cursor::default();
         while !cursor.complete {
-            driver.pause(std::time::Duration::ZERO).await?;
-            let request = page_of(
-                &driver.migration.domain,
-                doc_type,
-                &cursor,
-                settings.scan_page,
-                driver.cutoff,
-            )?;
-            let page = driver.context.forms_db.view_page(&request).await?;
-            advance(&mut cursor, &page);
-            let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
+            let ids = driver.page(doc_type, &Range::default(), &mut cursor).await?;
             state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;
         }
     }
@@ -164,8 +185,8 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
 pub(super) async fn count(context: &Context, domain: &Domain, doc_type: DocType) -> Result<i64, Failure> {
     let mut cursor = Cursor::default();
     while !cursor.complete {
-        let request = page_of(domain, doc_type, &cursor, context.config.driver.scan_page, None)?;
-        advance(&mut cursor, &context.forms_db.view_page(&request).await?);
+        let page = scan_page_after(context, domain, doc_type, &cursor, context.config.driver.scan_page).await?;
+        advance(&mut cursor, &page);
     }
     Ok(cursor.scanned)
 }

@@ -1,4 +1,4 @@
-//! Single steps of the driver, for commands that need no run.
+//! What commands ask of the source as the driver does.
 
 use std::sync::Arc;
 
@@ -14,29 +14,6 @@ use super::{DESIGN, Dispatcher, Driver, Interruption, Step, StopSignals, VIEW, s
 use crate::commands::HeldDomain;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-
-/// Compares the cases that are pending, without the other phases; `all` looks first for cases that are not on record.
-/// False when it was stopped.
-///
-/// # Errors
-/// Somebody else drives the domain, or what went wrong.
-pub async fn diff_only(
-    context: &Arc<Context>,
-    broker: Arc<dyn Broker>,
-    migration: &Migration,
-    signals: StopSignals,
-    which: DiffScope,
-) -> Result<bool> {
-    let held = held_driver(context, broker, migration, signals).await?;
-    let compared = async {
-        if which == DiffScope::AllCases {
-            scan::record_all_cases(&held.driver).await?;
-        }
-        held.driver.diff_pending().await
-    }
-    .await;
-    held.end(context, compared).await
-}
 
 /// A driver of a command that needs no run, with the lease that it holds.
 pub(super) struct HeldDriver {
@@ -66,12 +43,12 @@ pub(super) async fn held_driver(
 }
 
 impl HeldDriver {
-    /// Gives the lease back. False when the command was stopped.
-    pub(super) async fn end(self, context: &Context, ended: Step<()>) -> Result<bool> {
+    /// Gives the lease back. None when the command was stopped.
+    pub(super) async fn end<T>(self, context: &Context, ended: Step<T>) -> Result<Option<T>> {
         self.held.give_back(context).await?;
         match ended {
-            Ok(()) => Ok(true),
-            Err(Interruption::Operator | Interruption::Shutdown) => Ok(false),
+            Ok(done) => Ok(Some(done)),
+            Err(Interruption::Operator | Interruption::Shutdown) => Ok(None),
             Err(Interruption::LeaseLost) => Err(Failure::new(
                 "C2S-1509",
                 "the domain's lease was lost",
@@ -81,15 +58,6 @@ impl HeldDriver {
             Err(Interruption::Failed(failure)) => Err(failure),
         }
     }
-}
-
-/// Which cases a diff without a migration looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiffScope {
-    /// All of both sides.
-    AllCases,
-    /// Those that are pending.
-    Pending,
 }
 
 /// How many documents of each type Couch has, for a domain that is not being migrated.
@@ -132,24 +100,8 @@ pub async fn scanned_page(
     cursor: &Cursor,
     up_to: &serde_json::Value,
 ) -> Result<couch::Page> {
-    let mut request = scan::page_of(domain, doc_type, cursor, context.config.driver.scan_page, None)?;
+    let limit = context.config.driver.scan_page;
+    let mut request = scan::request_after(domain, doc_type, cursor, limit)?;
     request.end_key = Some(up_to.clone());
     Ok(context.forms_db.view_page(&request).await?)
-}
-
-/// A page of the documents that the view lists after a scan's cursor.
-///
-/// # Errors
-/// Couch's.
-pub async fn scan_page_after(
-    context: &Context,
-    domain: &Domain,
-    doc_type: DocType,
-    cursor: &Cursor,
-    limit: usize,
-) -> Result<couch::Page> {
-    Ok(context
-        .forms_db
-        .view_page(&scan::page_of(domain, doc_type, cursor, limit, None)?)
-        .await?)
 }

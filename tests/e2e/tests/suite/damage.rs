@@ -95,5 +95,73 @@ async fn seeded_damage_is_reported_exactly() -> Result<()> {
         );
     }
     ensure!(output.stdout.contains("CommCareCase with diffs"), "{}", output.told());
+    tools_find_the_same(&mut world, &reported).await?;
     world.end()
+}
+
+const RECORDS: [&str; 3] = ["doc_diff", "doc_change", "missing_doc"];
+
+/// Forms that are compared again, documents that are looked for again, and an operator's rule that comes and goes leave the
+/// records as they were.
+async fn tools_find_the_same(world: &mut World, reported: &[Reported]) -> Result<()> {
+    let before = on_record(world, &RECORDS).await?;
+    world
+        .coordinator(&["couch_sql_diff", "damaged", "forms", "--select=with-diffs"])
+        .await?
+        .ended_with(1);
+    ensure!(on_record(world, &RECORDS).await? == before, "forms differ otherwise");
+    let looked = world
+        .domain("damaged", "stats", &["--missing-docs=rebuild", "--json"])
+        .await?
+        .ok();
+    ensure!(on_record(world, &RECORDS).await? == before, "{}", looked.told());
+
+    let form = reported
+        .iter()
+        .find(|report| matches!(report.how, How::FormDiffers(_)))
+        .context("no form was changed")?;
+    let diffs: String = world
+        .state()
+        .query_one("select diffs from doc_diff where doc_id = $1", &[&form.doc_id])
+        .await?
+        .get(0);
+    let diffs: Vec<serde_json::Value> = serde_json::from_str(&diffs)?;
+    let rules = world.folder().join("rules.toml");
+    let rule = |number: usize, path: &serde_json::Value| {
+        format!("[[rule]]\nname = \"known-{number}\"\ndocuments = \"forms\"\npath = {path}\nreason = \"a test\"\n")
+    };
+    let text: String = diffs
+        .iter()
+        .enumerate()
+        .map(|(number, diff)| rule(number, &diff["path"]))
+        .collect();
+    std::fs::write(&rules, text)?;
+    let rules = rules.to_string_lossy().into_owned();
+    world.coordinator(&["rules", "add", "damaged", &rules]).await?.ok();
+    world.coordinator(&["couch_sql_diff", "damaged", "filter"]).await?.ok();
+    let record = (form.doc_type.to_owned(), form.doc_id.clone());
+    ensure!(!on_record(world, &["doc_diff"]).await?.contains(&record), "{record:?}");
+    ensure!(
+        on_record(world, &["ignored_diff"]).await?.contains(&record),
+        "{record:?}"
+    );
+    let stats = world.stats("damaged").await?;
+    ensure!(stats["ignored_by_operator_rules"][0]["rule"] == "known-0", "{stats}");
+
+    let folder = world.folder().to_string_lossy().into_owned();
+    world
+        .coordinator(&["report", "damaged", "--output", &folder])
+        .await?
+        .ok();
+    let report = std::fs::read_to_string(world.folder().join("damaged-migration.json"))?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    ensure!(report["operator_rules"][0]["ignored"][0]["documents"] != 0, "{report}");
+    ensure!(world.folder().join("damaged-migration.html").exists());
+
+    world.coordinator(&["rules", "remove", "damaged", "--all"]).await?.ok();
+    ensure!(
+        on_record(world, &RECORDS).await? == before,
+        "a removed rule gives back what it hid"
+    );
+    Ok(())
 }

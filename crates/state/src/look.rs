@@ -1,0 +1,222 @@
+//! The look for documents that only one side has: a type is looked at by ranges of its keys, each with a cursor of its own, so
+//! that ranges go side by side and an interrupted look goes on where each of them stood.
+
+use proto::doctype::DocType;
+use sqlx::Row;
+
+use crate::migration::DriverLease;
+use crate::scan::{Cursor, cursor_from, insert_case_states, save_cursor};
+use crate::{MigrationId, State, StateError};
+
+/// What is recorded of a form that SQL has and Couch has not. Such a record is made and taken back by looks alone.
+pub const ONLY_IN_SQL: &str = r#"[{"type":"missing","path":["*"],"new_value":"present"}]"#;
+
+/// Name of the scan of one range of a look.
+fn scan_of(look: &str, range: &str) -> String {
+    format!("{look}#{range}")
+}
+
+impl State {
+    /// The ranges of a look, with how far each has come; none when it has not begun.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn look(&self, id: MigrationId, look: &str) -> Result<Vec<(String, Cursor)>, StateError> {
+        let rows = sqlx::query(
+            "select scan, after_key, after_id, complete, scanned from scan_cursor
+             where migration_id = $1 and starts_with(scan, $2) order by scan collate \"C\"",
+        )
+        .bind(id.0)
+        .bind(scan_of(look, ""))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let scan: String = row.try_get("scan")?;
+                let range = scan.split_once('#').map_or("", |(_, range)| range).to_owned();
+                Ok((range, cursor_from(row)?))
+            })
+            .collect()
+    }
+
+    /// Begins a look anew, with these ranges. What the one before has recorded is forgotten.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn begin_look(&self, held: &DriverLease, look: &Look, ranges: &[String]) -> Result<(), StateError> {
+        let id = held.migration_id.0;
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query("delete from scan_cursor where migration_id = $1 and starts_with(scan, $2)")
+            .bind(id)
+            .bind(scan_of(&look.name(), ""))
+            .execute(&mut *tx)
+            .await?;
+        match look {
+            Look::Couch(kind) => {
+                sqlx::query("delete from missing_doc where migration_id = $1 and kind = $2")
+                    .bind(id)
+                    .bind(kind.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Look::SqlForms => {
+                sqlx::query(
+                    "delete from doc_diff where migration_id = $1 and kind not like 'CommCareCase%' and diffs = $2",
+                )
+                .bind(id)
+                .bind(ONLY_IN_SQL)
+                .execute(&mut *tx)
+                .await?;
+            }
+            Look::SqlCases => {}
+        }
+        for range in ranges {
+            save_cursor(
+                &mut tx,
+                held.migration_id,
+                &scan_of(&look.name(), range),
+                &Cursor::default(),
+            )
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Moves the cursor of a range, and records the documents that were found to be missing on the other side, as (kind,
+    /// id), in one transaction. When all ranges are at their end, the documents of the type are counted.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn record_look(
+        &self,
+        held: &DriverLease,
+        look: &Look,
+        range: &str,
+        cursor: &Cursor,
+        missing: &[(String, String)],
+    ) -> Result<(), StateError> {
+        let id = held.migration_id;
+        let (kinds, ids): (Vec<&str>, Vec<&str>) =
+            missing.iter().map(|(kind, id)| (kind.as_str(), id.as_str())).unzip();
+        let mut tx = self.driver_tx(held).await?;
+        save_cursor(&mut tx, id, &scan_of(&look.name(), range), cursor).await?;
+        match look {
+            Look::Couch(kind) => {
+                sqlx::query(
+                    "insert into missing_doc (migration_id, kind, doc_id)
+                     select $1, kind, id from unnest($2::text[], $3::text[]) t(kind, id) on conflict do nothing",
+                )
+                .bind(id.0)
+                .bind(&kinds)
+                .bind(&ids)
+                .execute(&mut *tx)
+                .await?;
+                if cursor.complete {
+                    sqlx::query(
+                        "insert into doc_count (migration_id, kind, value)
+                         select $1, $2, sum(scanned) from scan_cursor where migration_id = $1 and starts_with(scan, $3)
+                         having bool_and(complete)
+                         on conflict (migration_id, kind) do update set value = excluded.value",
+                    )
+                    .bind(id.0)
+                    .bind(kind.as_str())
+                    .bind(scan_of(&look.name(), ""))
+                    .execute(&mut *tx)
+                    .await?;
+                }
+            }
+            Look::SqlForms => {
+                sqlx::query(
+                    "insert into doc_diff (migration_id, kind, doc_id, diffs)
+                     select $1, kind, id, $4 from unnest($2::text[], $3::text[]) t(kind, id)
+                     where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = t.id)",
+                )
+                .bind(id.0)
+                .bind(&kinds)
+                .bind(&ids)
+                .bind(ONLY_IN_SQL)
+                .execute(&mut *tx)
+                .await?;
+            }
+            Look::SqlCases => {
+                let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
+                insert_case_states(&mut tx, id, &ids).await?;
+            }
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Documents on the list of those that SQL lacks, as (kind, id), in order, after a place.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn missing_after(
+        &self,
+        id: MigrationId,
+        after: (&str, &str),
+        limit: i64,
+    ) -> Result<Vec<(String, String)>, StateError> {
+        Ok(sqlx::query_as(
+            "select kind, doc_id from missing_doc where migration_id = $1 and (kind, doc_id) > ($2, $3)
+             order by kind, doc_id limit $4",
+        )
+        .bind(id.0)
+        .bind(after.0)
+        .bind(after.1)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Takes documents off the list of those that SQL lacks. Gives how many.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn forget_missing(&self, held: &DriverLease, documents: &[(String, String)]) -> Result<u64, StateError> {
+        let (kinds, ids): (Vec<&str>, Vec<&str>) =
+            documents.iter().map(|(kind, id)| (kind.as_str(), id.as_str())).unzip();
+        let mut tx = self.driver_tx(held).await?;
+        let forgotten = sqlx::query(
+            "delete from missing_doc where migration_id = $1
+             and (kind, doc_id) in (select * from unnest($2::text[], $3::text[]))",
+        )
+        .bind(held.migration_id.0)
+        .bind(&kinds)
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        tx.commit().await?;
+        Ok(forgotten)
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Couch's documents of a type: those that SQL lacks go on the list of missing documents.
+    Couch(DocType),
+    /// SQL's forms: those that Couch lacks are diffs.
+    SqlForms,
+    /// SQL's cases: those that nobody has met yet are to be compared, which tells what Couch has.
+    SqlCases,
+}
+
+impl Look {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DocType::ALL
+            .into_iter()
+            .map(Self::Couch)
+            .chain([Self::SqlForms, Self::SqlCases])
+    }
+
+    /// Its name among the scans.
+    pub fn name(self) -> String {
+        match self {
+            Self::Couch(kind) => format!("missing:{kind}"),
+            Self::SqlForms => "missing:sql-forms".to_owned(),
+            Self::SqlCases => "missing:sql-cases".to_owned(),
+        }
+    }
+}

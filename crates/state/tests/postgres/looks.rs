@@ -1,0 +1,154 @@
+//! A look for missing documents goes by ranges, each with a place of its own, and forgets what the one before had found.
+
+use proto::doctype::DocType;
+use state::look::{Look, ONLY_IN_SQL};
+use state::scan::Cursor;
+
+use crate::fixture::{Driven, Fixture, strings};
+
+const FORMS: Look = Look::Couch(DocType::XFormInstance);
+
+fn at(scanned: i64, complete: bool) -> Cursor {
+    Cursor {
+        after_key: Some("[]".to_owned()),
+        after_id: Some("x".to_owned()),
+        complete,
+        scanned,
+    }
+}
+
+async fn found(fixture: &Fixture, driven: &Driven, look: Look, range: &str, cursor: &Cursor, missing: &[(&str, &str)]) {
+    let missing: Vec<(String, String)> = missing
+        .iter()
+        .map(|(kind, id)| ((*kind).to_owned(), (*id).to_owned()))
+        .collect();
+    fixture
+        .state
+        .record_look(&driven.lease, &look, range, cursor, &missing)
+        .await
+        .unwrap();
+}
+
+async fn listed(fixture: &Fixture, driven: &Driven) -> Vec<String> {
+    let listed = fixture.state.missing_after(driven.id, ("", ""), 10).await.unwrap();
+    listed.into_iter().map(|(kind, id)| format!("{kind} {id}")).collect()
+}
+
+#[tokio::test]
+async fn ranges_go_on_where_they_stood_and_documents_are_counted_when_all_are_through() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let name = FORMS.name();
+    assert!(state.look(driven.id, &name).await.unwrap().is_empty());
+    state
+        .begin_look(&driven.lease, &FORMS, &strings(&["..2017", "2017.."]))
+        .await
+        .unwrap();
+    found(
+        &fixture,
+        &driven,
+        FORMS,
+        "..2017",
+        &at(5, true),
+        &[("XFormInstance", "a")],
+    )
+    .await;
+    found(
+        &fixture,
+        &driven,
+        FORMS,
+        "2017..",
+        &at(2, false),
+        &[("XFormInstance", "b")],
+    )
+    .await;
+    assert_eq!(
+        state.look(driven.id, &name).await.unwrap(),
+        [("..2017".to_owned(), at(5, true)), ("2017..".to_owned(), at(2, false))]
+    );
+    let docs = async || {
+        let stats = state.type_stats(driven.id).await.unwrap();
+        let (_, forms) = stats
+            .into_iter()
+            .find(|(kind, _)| *kind == DocType::XFormInstance)
+            .unwrap();
+        (forms.docs, forms.missing)
+    };
+    assert_eq!(docs().await, (0, 2), "not counted before all ranges are through");
+    found(
+        &fixture,
+        &driven,
+        FORMS,
+        "2017..",
+        &at(7, true),
+        &[("XFormInstance", "b")],
+    )
+    .await;
+    assert_eq!(docs().await, (12, 2));
+
+    // Another look of the same type forgets these, and those of other types stay.
+    let errors = Look::Couch(DocType::XFormError);
+    state
+        .begin_look(&driven.lease, &errors, &strings(&[".."]))
+        .await
+        .unwrap();
+    found(&fixture, &driven, errors, "..", &at(1, true), &[("XFormError", "e")]).await;
+    state
+        .begin_look(&driven.lease, &FORMS, &strings(&[".."]))
+        .await
+        .unwrap();
+    assert_eq!(listed(&fixture, &driven).await, ["XFormError e"]);
+    assert_eq!(
+        state.look(driven.id, &name).await.unwrap(),
+        [("..".to_owned(), Cursor::default())]
+    );
+}
+
+#[tokio::test]
+async fn what_sql_has_after_all_goes_off_the_list() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let missing = [("XFormInstance", "a"), ("XFormInstance", "b")];
+    found(&fixture, &driven, FORMS, "..", &at(2, true), &missing).await;
+    let there = [("XFormInstance".to_owned(), "a".to_owned())];
+    assert_eq!(fixture.state.forget_missing(&driven.lease, &there).await.unwrap(), 1);
+    assert_eq!(listed(&fixture, &driven).await, ["XFormInstance b"]);
+}
+
+#[tokio::test]
+async fn forms_that_only_sql_has_are_diffs_until_a_look_finds_otherwise() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    fixture
+        .execute(&format!(
+            "insert into doc_diff (migration_id, kind, doc_id, diffs) values ({}, 'XFormInstance', 'known', '[1]')",
+            driven.id.0
+        ))
+        .await;
+    state
+        .begin_look(&driven.lease, &Look::SqlForms, &strings(&[".."]))
+        .await
+        .unwrap();
+    let only = [("XFormInstance", "known"), ("XFormError", "stray")];
+    found(&fixture, &driven, Look::SqlForms, "..", &at(2, true), &only).await;
+    let diffs = "select kind || ' ' || doc_id || ' ' || diffs from doc_diff where migration_id = $1 order by 1";
+    let stray = format!("XFormError stray {ONLY_IN_SQL}");
+    assert_eq!(
+        fixture.strings(diffs, &driven).await,
+        [stray.as_str(), "XFormInstance known [1]"]
+    );
+    // It is not sent through the form stage: Couch never had it, and that would delete its row.
+    assert_eq!(state.requeue_failed(&driven.lease, 10).await.unwrap(), 1);
+    state
+        .begin_look(&driven.lease, &Look::SqlForms, &strings(&[".."]))
+        .await
+        .unwrap();
+    assert_eq!(fixture.strings(diffs, &driven).await, ["XFormInstance known [1]"]);
+}
+
+#[tokio::test]
+async fn cases_that_only_sql_has_are_to_be_compared() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let only = [("CommCareCase", "c")];
+    found(&fixture, &driven, Look::SqlCases, "..", &at(1, true), &only).await;
+    assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 1));
+}
