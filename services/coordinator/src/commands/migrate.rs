@@ -40,8 +40,7 @@ pub enum Forms {
     /// No others.
     #[default]
     AsFound,
-    /// `--forms=missing`: those that a recorded difference of a case names as applied in Couch only. They are applied even
-    /// if they have a problem, or say that they were never processed.
+    /// `--forms=missing`: those that a recorded difference names as applied in Couch only. They are applied whatever they say.
     Missing,
     /// `--forms=ids` or a file of ids: these.
     Ids(Vec<String>),
@@ -181,14 +180,11 @@ impl Order {
 
     fn to_json(&self) -> Value {
         let mut arguments = json!({
-            "mode": self.mode.as_str(),
-            "forms": self.forms.to_json(),
-            "case_diff": self.case_diff.as_str(),
-            "missing_docs": self.missing_docs.as_str(),
+            "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str(),
+            "missing_docs": self.missing_docs.as_str(), "stop_on_error": self.on_error == OnError::Stop,
+            "rebuild_state": self.record == Record::Checked,
         });
         self.cutover.add_to(&mut arguments);
-        arguments["stop_on_error"] = json!(self.on_error == OnError::Stop);
-        arguments["rebuild_state"] = json!(self.record == Record::Checked);
         arguments
     }
 
