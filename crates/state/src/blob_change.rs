@@ -131,7 +131,7 @@ impl State {
     pub async fn blob_changes(&self, id: MigrationId, limit: i64) -> Result<Vec<BlobChange>, StateError> {
         let rows = sqlx::query(
             "select kind, key, parent_id, name, old_type, new_type, created_on, origin, removed_row from blob_change
-             where migration_id = $1 order by kind, key limit $2",
+             where migration_id = $1 order by kind, key, parent_id limit $2",
         )
         .bind(id.0)
         .bind(limit)
@@ -173,18 +173,16 @@ impl State {
     /// # Errors
     /// [`StateError::EpochOver`] when no reset is on: another one has ended it, and the changes are a new migration's.
     pub async fn forget_blob_changes(&self, id: MigrationId, changes: &[BlobChange]) -> Result<(), StateError> {
-        let (kinds, keys): (Vec<&str>, Vec<&str>) = changes
-            .iter()
-            .map(|change| (change.action.as_str(), change.key.as_str()))
-            .unzip();
+        let column = |of: fn(&BlobChange) -> &str| changes.iter().map(of).collect::<Vec<_>>();
         let mut tx = self.purge_tx(id).await?;
         sqlx::query(
-            "delete from blob_change b using unnest($2::text[], $3::text[]) i(kind, key)
-             where b.migration_id = $1 and b.kind = i.kind and b.key = i.key",
+            "delete from blob_change b using unnest($2::text[], $3::text[], $4::text[]) i(kind, key, parent_id)
+             where b.migration_id = $1 and b.kind = i.kind and b.key = i.key and b.parent_id = i.parent_id",
         )
         .bind(id.0)
-        .bind(&kinds)
-        .bind(&keys)
+        .bind(column(|change| change.action.as_str()))
+        .bind(column(|change| &change.key))
+        .bind(column(|change| &change.parent_id))
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
@@ -254,8 +252,9 @@ pub(crate) async fn record_blob_changes(
         origins.push(origin);
         removed.push(row);
     }
-    // The first record of a change is the one that counts: a second attempt must not take our own row for one found. So a
-    // row that we inserted is no row to put back when it is removed again.
+    // The first record of a form's change is the one that counts: a second attempt must not take our own row for one found.
+    // So a row that we inserted is no row to put back when it is removed again. Another form may claim the same key; on
+    // another shard it has a row of its own there.
     sqlx::query(
         "insert into blob_change
              (migration_id, kind, key, parent_id, name, old_type, new_type, created_on, origin, removed_row)
@@ -264,8 +263,8 @@ pub(crate) async fn record_blob_changes(
                      $9::text[], $10::text[])
               i(kind, key, parent_id, name, old_type, new_type, created_on, origin, removed_row)
          where i.kind <> 'remove' or not exists (
-             select 1 from blob_change b where b.migration_id = $1 and b.kind = 'insert' and b.key = i.key)
-         order by kind, key
+             select 1 from blob_change b where b.migration_id = $1 and b.kind = 'insert' and b.key = i.key and b.parent_id = i.parent_id)
+         order by kind, key, parent_id
          on conflict do nothing",
     )
     .bind(claim.migration_id.0)

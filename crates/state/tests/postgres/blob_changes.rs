@@ -74,6 +74,30 @@ async fn a_row_of_our_own_is_no_row_to_put_back() {
 }
 
 #[tokio::test]
+async fn forms_that_claim_one_key_have_a_record_each() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let claim = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
+    let of_f = inserted("k", "form.xml", BlobOrigin::Reference);
+    let of_g = BlobChange {
+        parent_id: "g".to_owned(),
+        ..removed("k")
+    };
+    let mut also_of_g = inserted("k", "photo", BlobOrigin::Reference);
+    also_of_g.parent_id = "g".to_owned();
+    for change in [&of_f, &of_g, &also_of_g] {
+        state
+            .record_blob_changes(&claim, std::slice::from_ref(change))
+            .await
+            .unwrap();
+    }
+    let changes = state.blob_changes(driven.id, 10).await.unwrap();
+    assert_eq!(changes, [of_f.clone(), also_of_g.clone(), of_g.clone()]);
+    state.forget_blob_changes(driven.id, &[of_f]).await.unwrap();
+    assert_eq!(state.blob_changes(driven.id, 10).await.unwrap(), [also_of_g, of_g]);
+}
+
+#[tokio::test]
 async fn restored_xml_is_listed_unless_its_form_was_refused() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
