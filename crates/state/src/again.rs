@@ -6,6 +6,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
 use crate::look::ONLY_IN_SQL;
+use crate::form_stage::rev_number;
 use crate::migration::DriverLease;
 use crate::scan::{insert_case_states, lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
@@ -52,7 +53,8 @@ impl State {
 
     /// Compares revisions of documents of a type, as Couch has them now, with those that were migrated, and has what has
     /// changed since migrated again. Gives how many. Documents that no scan has met, since their dates lie behind its
-    /// cursor, are among them; those that failed are not: they have had their chance in this run.
+    /// cursor, are among them; those that failed are not: they have had their chance in this run. Nor are those that went
+    /// back to an older revision ([`State::rewound`]).
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -66,15 +68,18 @@ impl State {
         let (ids, revs): (Vec<&str>, Vec<&str>) = revisions.iter().map(|(id, rev)| (id.as_str(), rev.as_str())).unzip();
         let mut tx = self.driver_tx(held).await?;
         let changed: Vec<String> = sqlx::query_scalar(
-            "select i.id from unnest($2::text[], $3::text[]) i(id, rev)
+            "select i.id from unnest($2::text[], $3::text[], $4::int[]) i(id, rev, number)
              left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
-             where d.rev <> i.rev or d.deleted or d.doc_id is null
+             where (d.rev_number, d.rev collate \"C\") < (i.number, i.rev collate \"C\")
+                or (d.deleted and d.rev = i.rev)
+                or d.doc_id is null
                and not exists (select from doc_error e where e.migration_id = $1 and e.doc_id = i.id)
              order by 1",
         )
         .bind(held.migration_id.0)
         .bind(&ids)
         .bind(&revs)
+        .bind(revs.iter().map(|rev| rev_number(rev)).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
         for part in changed.chunks(batch) {

@@ -122,7 +122,7 @@ pub struct FormResults {
 }
 
 /// Number of a `_rev`, the part before the dash.
-fn rev_number(rev: &str) -> i32 {
+pub(crate) fn rev_number(rev: &str) -> i32 {
     rev.split('-')
         .next()
         .and_then(|number| number.parse().ok())

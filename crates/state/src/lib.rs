@@ -48,6 +48,7 @@ mod removal;
 pub mod report;
 pub mod reset;
 pub mod rewind;
+mod rewound;
 pub mod run;
 pub mod scan;
 pub mod schema;

@@ -26,6 +26,7 @@ mod patches;
 mod plans;
 mod records;
 mod reset;
+mod rewound;
 mod scans;
 mod schema;
 mod statedb;

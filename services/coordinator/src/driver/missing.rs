@@ -302,6 +302,9 @@ async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> St
         .collect();
     let batch = context.config.driver.form_batch;
     let state = &context.state;
+    if doc_type != DocType::CommCareCase {
+        record_rewound(driver, doc_type, &revisions).await?;
+    }
     let is_case = matches!(doc_type, DocType::CommCareCase | DocType::CommCareCaseDeleted);
     let rediffed = if is_case {
         state.rediff_changed(&driver.lease, &revisions).await?
@@ -346,4 +349,26 @@ pub(super) async fn recheck(driver: &Driver) -> Step<u64> {
             .collect();
         forgotten += context.state.forget_missing(&driver.lease, &there).await?;
     }
+}
+
+/// Documents of which Couch has an older revision than the one that was migrated. They are read once more before they are
+/// held against Couch: one node of a cluster may be behind the others for a moment.
+async fn record_rewound(driver: &Driver, doc_type: DocType, revisions: &[(String, String)]) -> Step<()> {
+    let state = &driver.context.state;
+    let suspects = state.rewound(driver.migration.id, revisions).await?;
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let again = driver.context.forms_db.all_docs_exist(&suspects).await?;
+    let again: Vec<(String, String)> = again.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect();
+    let rewound = state.record_rewound(&driver.lease, doc_type, &again).await?;
+    if rewound > 0 {
+        tracing::warn!(
+            code = "C2S-2360",
+            documents = rewound,
+            doc_type = doc_type.as_str(),
+            "Couch has older revisions of documents than those that were migrated"
+        );
+    }
+    Ok(())
 }
