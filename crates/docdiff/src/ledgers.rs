@@ -32,8 +32,10 @@ pub struct CaseLedgers<'a> {
     pub case_id: &'a str,
     /// Domain of the Couch case: that of its stock states where no other is on record.
     pub couch_domain: &'a str,
-    /// Domain of the SQL case, and so of its ledgers.
+    /// Domain of the SQL case.
     pub sql_domain: &'a str,
+    /// Domains of the ledger values that have another one than their case.
+    pub foreign: &'a HashMap<LedgerRef, String>,
     /// Ledger values of the SQL case.
     pub values: &'a [LedgerValueRow],
     /// Daily consumption of those that have one.

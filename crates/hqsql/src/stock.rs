@@ -213,6 +213,35 @@ impl Target {
             .map_err(failed)
     }
 
+    /// Ledger values of these cases that stand under another domain than their case, with that domain.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn foreign_ledgers(&self, case_ids: &[String]) -> Result<HashMap<LedgerRef, String>> {
+        let failed = Error::during("read domains of ledgers");
+        let reads = self.by_shard(case_ids).into_iter().map(|(shard, ids)| async move {
+            let client = self.database(shard)?.client().await?;
+            let statement = client
+                .prepare_cached(
+                    "select v.case_id, v.section_id, v.entry_id, v.domain from form_processor_ledgervalue v \
+                     join form_processor_commcarecasesql c on c.case_id = v.case_id \
+                     where v.case_id = any($1) and v.domain <> c.domain",
+                )
+                .await
+                .map_err(Error::during("read domains of ledgers"))?;
+            client
+                .query(&statement, &[&ids])
+                .await
+                .map_err(Error::during("read domains of ledgers"))
+        });
+        let rows = futures::future::try_join_all(reads).await?;
+        rows.iter()
+            .flatten()
+            .map(|row| Ok((ledger(row)?, row.try_get(3)?)))
+            .collect::<Result<_, _>>()
+            .map_err(failed)
+    }
+
     async fn of_cases<T>(
         &self,
         select: &str,

@@ -23,6 +23,7 @@ struct Stock {
     latest: HashMap<String, Vec<StockTransactionRow>>,
     locations: HashMap<String, String>,
     consumptions: HashMap<LedgerRef, String>,
+    foreign: HashMap<LedgerRef, String>,
 }
 
 impl DiffHandler {
@@ -59,6 +60,7 @@ impl DiffHandler {
                 case_id: &case_id,
                 couch_domain: couch.get(&case_id).map_or("", domain_of),
                 sql_domain: domain.as_str(),
+                foreign: &stock.foreign,
                 values: bundle.map_or(&[], |bundle| &bundle.ledger_values),
                 consumptions: &stock.consumptions,
                 states: stock.states.get(&case_id).map_or(&[], Vec::as_slice),
@@ -88,16 +90,18 @@ impl DiffHandler {
                 without_state.push(case_id.clone());
             }
         }
-        let (latest, locations, consumptions) = tokio::join!(
+        let (latest, locations, consumptions, foreign) = tokio::join!(
             self.target.latest_stock_transactions(&without_state),
             self.target.supply_point_locations(&with_values),
             self.target.daily_consumptions(&with_values),
+            self.target.foreign_ledgers(&with_values),
         );
         Ok(Stock {
             states: by_case(states, |state| &state.ledger),
             latest: by_case(latest?, |transaction| &transaction.ledger),
             locations: locations?,
             consumptions: consumptions?,
+            foreign: foreign?,
         })
     }
 

@@ -12,7 +12,7 @@ use crate::sqljson::date;
 pub(super) fn of_value(case: &CaseLedgers<'_>, ledger: &LedgerRef, value: &LedgerValueRow) -> Value {
     json!({
         "_id": ledger.to_string(),
-        "domain": case.sql_domain,
+        "domain": case.foreign.get(ledger).map_or(case.sql_domain, String::as_str),
         "case_id": ledger.case_id,
         "section_id": ledger.section_id,
         "entry_id": ledger.entry_id,

@@ -59,6 +59,7 @@ fn transaction(stock_on_hand: &str) -> StockTransactionRow {
 struct Rows {
     values: Vec<LedgerValueRow>,
     consumptions: HashMap<LedgerRef, String>,
+    foreign: HashMap<LedgerRef, String>,
     states: Vec<StockStateRow>,
     latest: Vec<StockTransactionRow>,
     location_id: Option<&'static str>,
@@ -70,6 +71,7 @@ impl Rows {
             case_id: "c",
             couch_domain: "demo",
             sql_domain: "demo",
+            foreign: &self.foreign,
             values: &self.values,
             consumptions: &self.consumptions,
             states: &self.states,
@@ -203,6 +205,17 @@ fn consumption_and_location_of_sql_are_shown() {
         ..Rows::default()
     };
     assert_eq!(rows.compare(), []);
+}
+
+#[test]
+fn a_value_of_another_domain_than_its_case_is_a_diff() {
+    let rows = Rows {
+        values: vec![value(2)],
+        states: vec![state("2.00000")],
+        foreign: HashMap::from([(ledger(), "other".to_owned())]),
+        ..Rows::default()
+    };
+    assert_eq!(rows.stored(None, false), [stored(&["domain"], "diff", "demo", "other")]);
 }
 
 #[test]

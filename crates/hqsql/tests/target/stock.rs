@@ -176,7 +176,7 @@ async fn absent_tables_count_as_empty() {
 }
 
 #[tokio::test]
-async fn daily_consumption_is_found_on_every_shard() {
+async fn daily_consumption_and_foreign_domains_are_found_on_every_shard() {
     let (target, databases) = two_shards().await;
     let cases: Vec<String> = (0..8).map(|number| format!("case-{number}")).collect();
     for case in &cases {
@@ -192,11 +192,14 @@ async fn daily_consumption_is_found_on_every_shard() {
                  insert into form_processor_ledgervalue
                      (domain, case_id, entry_id, section_id, balance, last_modified, daily_consumption)
                  values ('clinic', '{case}', 'soap', 'stock', 1, now(), 0.5),
-                        ('clinic', '{case}', 'rope', 'stock', 1, now(), null)"
+                        ('other', '{case}', 'rope', 'stock', 1, now(), null)"
             ))
             .await
             .unwrap();
     }
+    let foreign = target.foreign_ledgers(&cases).await.unwrap();
+    let rope = |case: &String| (ledger(case, "stock", "rope"), "other".to_owned());
+    assert_eq!(foreign, cases.iter().map(rope).collect());
     let found = target.daily_consumptions(&cases).await.unwrap();
     let expected: HashMap<LedgerRef, String> = cases
         .iter()
