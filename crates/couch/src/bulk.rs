@@ -13,7 +13,7 @@ use crate::error::{Error, Result, error_name};
 use crate::transport::Request;
 
 /// Ids in one `_bulk_get`. A hundred sorted ids cost CouchDB a third less work per document than a thousand unsorted ones.
-const BULK_GET_IDS: usize = 100;
+pub(crate) const BULK_GET_IDS: usize = 100;
 /// Ids in one `_all_docs`, whose rows have no bodies.
 const ALL_DOCS_IDS: usize = 1000;
 /// Requests that one bulk read has in flight. Two keep the server busy while an answer is parsed; a few more hide the
@@ -153,7 +153,7 @@ impl Database {
         let mut fetched = Vec::with_capacity(ids.len());
         let mut open = vec![ids];
         while let Some(part) = open.pop() {
-            match self.read_once(op, below, part).await {
+            match self.read_once(op, below, part, None).await {
                 Ok(documents) => fetched.extend(documents),
                 Err(error @ Error::TooLarge { .. }) => match part {
                     [id] => fetched.push(Fetched {
@@ -172,9 +172,17 @@ impl Database {
         Ok(fetched)
     }
 
-    async fn read_once(&self, op: &'static str, below: &'static str, ids: &[&str]) -> Result<Vec<Fetched>> {
+    /// One request. With `max_bytes`, an answer above it is [`Error::TooLarge`] although the client would take it.
+    pub(crate) async fn read_once(
+        &self,
+        op: &'static str,
+        below: &'static str,
+        ids: &[&str],
+        max_bytes: Option<usize>,
+    ) -> Result<Vec<Fetched>> {
         let docs: Vec<Value> = ids.iter().map(|id| json!({ "id": id })).collect();
-        let request = Request::new(op, Method::POST, self.path(below)?).json(&json!({ "docs": docs }))?;
+        let mut request = Request::new(op, Method::POST, self.path(below)?).json(&json!({ "docs": docs }))?;
+        request.max_bytes = max_bytes;
         let body: BulkGetBody = self.transport.send(request, |answer| self.of_database(answer)).await?;
         let outcomes = in_order(op, ids, body.results)?;
         let unclear: Vec<&str> = ids

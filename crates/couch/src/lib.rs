@@ -7,6 +7,7 @@
 //!
 //! * `view`: pages of keys and ids of a view, by start key and start document id, and counts by its reduce;
 //! * `bulk`: bodies of many documents by `_bulk_get`, existence of many by `_all_docs`, writes by `_bulk_docs`;
+//! * `bounded`: the same bodies, a bounded number of bytes at a time;
 //! * `attachment`: attachments of one document or of many;
 //! * `database`: single documents and facts about the database.
 //!
@@ -16,6 +17,7 @@
 
 mod attachment;
 mod backoff;
+mod bounded;
 mod bulk;
 mod config;
 mod database;
@@ -29,6 +31,7 @@ mod transport;
 mod view;
 
 pub use attachment::{Attachments, AttachmentsOutcome, InlineAttachment};
+pub use bounded::BoundedReader;
 pub use bulk::{BulkWritten, Fetched, Outcome, WriteOutcome};
 pub use config::CouchConfig;
 pub use database::{Database, DatabaseInfo};

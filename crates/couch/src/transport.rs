@@ -40,6 +40,8 @@ pub(crate) struct Request {
     /// Below the server's URL, already encoded, with the query.
     pub(crate) path: String,
     pub(crate) body: Option<Body>,
+    /// Bytes of the answer at most, if that is less than the client's own limit.
+    pub(crate) max_bytes: Option<usize>,
 }
 
 /// A request's body.
@@ -55,6 +57,7 @@ impl Request {
             method,
             path,
             body: None,
+            max_bytes: None,
         }
     }
 
@@ -309,7 +312,10 @@ impl Transport {
         let date = header(&response, DATE.as_str())
             .and_then(|text| DateTime::parse_from_rfc2822(text).ok())
             .map(|date| date.with_timezone(&Utc));
-        let body = self.body(op, response).await;
+        let limit = request
+            .max_bytes
+            .map_or(self.max_response_bytes, |bytes| bytes.min(self.max_response_bytes));
+        let body = self.body(op, response, limit).await;
         if status == 429 || status >= 500 {
             let error = body.ok().and_then(|body| server_error_name(&body));
             return Err(Failure {
@@ -327,8 +333,7 @@ impl Transport {
     }
 
     /// Reads the body, never holding more than the limit.
-    async fn body(&self, op: &'static str, mut response: Response) -> Result<Bytes> {
-        let limit = self.max_response_bytes;
+    async fn body(&self, op: &'static str, mut response: Response, limit: usize) -> Result<Bytes> {
         let announced = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok());

@@ -182,6 +182,56 @@ async fn large_answers_are_asked_for_in_parts() {
 }
 
 #[tokio::test]
+async fn a_bounded_reader_takes_as_many_documents_as_have_room() {
+    let mut server = Imitation::new();
+    for number in 0..150 {
+        // One is above the reader's bound, another above that of all answers; twenty are large.
+        let size = match number {
+            30 => 6000,
+            70 => 20_000,
+            90..110 => 1500,
+            _ => 30,
+        };
+        let id = format!("f{number:03}");
+        server
+            .documents
+            .insert(id.clone(), json!({"_id": id, "_rev": "1-a", "note": "x".repeat(size)}));
+    }
+    let (_server, mut config) = server.start().await;
+    config.max_response_bytes = 10_000;
+    let couch = Couch::new(config).unwrap();
+    let database = couch.database("hq");
+    let ids: Vec<String> = (0..151).map(|number| format!("f{number:03}")).collect();
+    let mut reader = database.bounded_reader(4000);
+    let mut fetched = Vec::new();
+    while fetched.len() < ids.len() {
+        let part = reader.next(&ids[fetched.len()..]).await.unwrap();
+        let bytes: usize = part
+            .iter()
+            .map(|one| match &one.outcome {
+                Outcome::Found(body) => body.to_string().len(),
+                _ => 0,
+            })
+            .sum();
+        assert!(
+            !part.is_empty() && (bytes <= 4000 || part.len() == 1),
+            "{bytes} bytes of {}",
+            part.len()
+        );
+        fetched.extend(part);
+    }
+    assert!(reader.next(&ids[ids.len()..]).await.unwrap().is_empty());
+    assert_eq!(fetched.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), ids);
+    for (number, one) in fetched.iter().enumerate() {
+        match (number, &one.outcome) {
+            (70, Outcome::Failed(Error::TooLarge { limit: 10_000, .. })) | (150, Outcome::Missing) => {}
+            (_, Outcome::Found(body)) if number != 70 && number != 150 => assert_eq!(body["_id"], json!(one.id)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn existence_is_told_without_bodies() {
     let mut server = Imitation::new();
     server.documents.insert("a".into(), json!({"_id": "a", "_rev": "3-x"}));

@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use blobs::BlobStore;
-use couch::{Database, Outcome};
+use couch::{Database, Fetched, Outcome};
 use hqsql::Target;
 use proto::rows::CaseBundle;
 use proto::topology::Stage;
@@ -33,8 +33,9 @@ use state::operator_rules::Ignored;
 
 use crate::sides::{Sides, is_later};
 
-/// Cases compared at once: bounds the memory of a batch, whatever its documents weigh on average.
-const CASES_AT_ONCE: usize = 100;
+/// Bytes of Couch cases compared at once, as JSON text; in memory they are several times as large, and SQL's side is as
+/// large again. A case above it is compared alone. Of usual cases, a hundred are far below.
+const READ_BYTES: usize = 8 * 1024 * 1024;
 
 /// Handles diff batches.
 pub struct DiffHandler {
@@ -56,8 +57,13 @@ impl DiffHandler {
     }
 
     /// Compares cases. Those that Couch has changed since the cut-off are left out: their newest forms are not migrated yet.
-    async fn compare(&self, claim: &Claim, mut part: DiffScope) -> Result<Vec<CaseComparison>, BatchFailure> {
-        let sides = self.read_sides(claim, &mut part).await?;
+    async fn compare(
+        &self,
+        claim: &Claim,
+        mut part: DiffScope,
+        couch: Vec<Fetched>,
+    ) -> Result<Vec<CaseComparison>, BatchFailure> {
+        let sides = self.read_sides(claim, &mut part, couch).await?;
         let ledgers = self
             .compare_ledgers(&claim.domain, part.couch_stock, &sides.couch, &sides.sql)
             .await?;
@@ -81,12 +87,17 @@ impl DiffHandler {
             .collect())
     }
 
-    /// Reads both sides, and takes the cases that are too new out of the part.
-    async fn read_sides(&self, claim: &Claim, part: &mut DiffScope) -> Result<Sides, BatchFailure> {
+    /// Reads SQL's side of what was read of Couch, and takes the cases that are too new out of the part.
+    async fn read_sides(
+        &self,
+        claim: &Claim,
+        part: &mut DiffScope,
+        couch: Vec<Fetched>,
+    ) -> Result<Sides, BatchFailure> {
         let ids: Vec<String> = part.cases.iter().map(|case| case.case_id.clone()).collect();
-        let (couch, sql) = tokio::join!(self.forms_db.bulk_get(&ids), self.target.read_cases(&ids));
+        let sql = self.target.read_cases(&ids).await?;
         let mut couch_docs: HashMap<String, Value> = HashMap::new();
-        for fetched in couch? {
+        for fetched in couch {
             match fetched.outcome {
                 Outcome::Found(doc) => drop(couch_docs.insert(fetched.id, doc)),
                 Outcome::Missing | Outcome::Deleted { .. } => {}
@@ -98,7 +109,7 @@ impl DiffHandler {
             !couch.is_some_and(|couch| is_later(couch, part.cutoff))
         });
         couch_docs.retain(|_, couch| !is_later(couch, part.cutoff));
-        let sql: HashMap<String, CaseBundle> = sql?
+        let sql: HashMap<String, CaseBundle> = sql
             .into_iter()
             .map(|bundle| (bundle.case.case_id.clone(), bundle))
             .collect();
@@ -164,12 +175,18 @@ impl BatchHandler for DiffHandler {
         }
         let scope = self.state.cases_to_diff(claim).await?;
         let mut found = Vec::with_capacity(scope.cases.len());
-        for cases in scope.cases.chunks(CASES_AT_ONCE) {
+        let ids: Vec<&str> = scope.cases.iter().map(|case| case.case_id.as_str()).collect();
+        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
+        let mut done = 0;
+        while done < ids.len() {
+            let couch = reader.next(&ids[done..]).await?;
+            let end = done + couch.len();
             let part = DiffScope {
-                cases: cases.to_vec(),
+                cases: scope.cases[done..end].to_vec(),
                 ..scope
             };
-            found.extend(self.compare(claim, part).await?);
+            found.extend(self.compare(claim, part, couch).await?);
+            done = end;
         }
         let ignored = self.set_aside(claim, &mut found).await?;
         let moved = self.state.finish_diffs_ignoring(claim, &found, &ignored).await?;

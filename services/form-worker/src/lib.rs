@@ -21,6 +21,7 @@ mod plan;
 mod read;
 mod swapped;
 mod system_actions;
+mod weight;
 mod write;
 mod write_patches;
 
@@ -44,9 +45,13 @@ pub use crate::patch_records::patch_records;
 pub use crate::patches::{Patcher, Patches, PlannedPatch};
 
 use crate::plan::Candidate;
+use crate::weight::{fetched_bytes, in_parts};
 
-/// Documents read at once: one bulk request of the size that costs CouchDB least.
-const READ_AT_ONCE: usize = 100;
+/// Bytes of documents read at once, as JSON text; in memory they are several times as large. A document above it is read
+/// alone. Of usual documents, a bulk request of the size that costs CouchDB least is far below.
+const READ_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of XML, and of attachments that Couch itself keeps, fetched at once; a form above it is taken alone.
+const FETCH_BYTES: usize = 16 * 1024 * 1024;
 /// Documents written in one transaction at most.
 const WRITE_AT_ONCE: usize = 300;
 /// Bytes of XML gathered for one transaction at most: bounds the memory of a batch, whatever its documents weigh.
@@ -125,16 +130,26 @@ impl BatchHandler for FormHandler {
         let mut bytes = 0;
         let known = self.state.writings(claim).await?;
         let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
-        for ids in claim.ids.chunks(READ_AT_ONCE) {
-            for mut candidate in self.read(claim, ids, &mut results).await? {
-                if applied.contains(&candidate.doc_id) {
-                    candidate.treatment = Treatment::Applied;
-                }
-                bytes += candidate.weight();
-                gathered.push(candidate);
-                if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {
-                    self.write(claim, std::mem::take(&mut gathered), &mut results).await?;
-                    bytes = 0;
+        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
+        let mut ids = claim.ids.as_slice();
+        while !ids.is_empty() {
+            let read = self.read(claim, reader.next(ids).await?, &mut results).await?;
+            ids = &ids[read.documents.min(ids.len())..];
+            for part in in_parts(
+                read.candidates,
+                |candidate| fetched_bytes(candidate, &read.metas),
+                FETCH_BYTES,
+            ) {
+                for mut candidate in self.add_blobs(&claim.domain, part, &read.metas, &mut results).await? {
+                    if applied.contains(&candidate.doc_id) {
+                        candidate.treatment = Treatment::Applied;
+                    }
+                    bytes += candidate.weight();
+                    gathered.push(candidate);
+                    if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {
+                        self.write(claim, std::mem::take(&mut gathered), &mut results).await?;
+                        bytes = 0;
+                    }
                 }
             }
         }

@@ -1,8 +1,8 @@
-//! Reads what a batch needs: documents, blob metadata and XML, each by bulk requests.
+//! Reads what a batch needs beside its blobs: documents and blob metadata, each by bulk requests.
 
 use std::collections::HashMap;
 
-use couch::Outcome;
+use couch::{Fetched, Outcome};
 use proto::doctype::DocType;
 use proto::rows::BlobMetaRow;
 use serde_json::Value;
@@ -13,21 +13,33 @@ use state::form_stage::{FailedDoc, FormResults};
 use crate::FormHandler;
 use crate::plan::Candidate;
 
+/// Documents that were read together, without their blobs.
+pub(crate) struct Read {
+    /// How many were read.
+    pub(crate) documents: usize,
+    /// Those that are to be migrated.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Blob metadata by form.
+    pub(crate) metas: HashMap<String, Vec<BlobMetaRow>>,
+}
+
 impl FormHandler {
-    /// Reads the documents of these ids and everything that belongs to them. What cannot be migrated goes into `results`.
+    /// Reads the blob metadata of these documents and what else is to be known of them. What cannot be migrated goes into
+    /// `results`.
     pub(crate) async fn read(
         &self,
         claim: &Claim,
-        ids: &[String],
+        fetched: Vec<Fetched>,
         results: &mut FormResults,
-    ) -> Result<Vec<Candidate>, BatchFailure> {
-        let (fetched, metas) = tokio::join!(self.forms_db.bulk_get(ids), self.target.read_blobmeta(ids));
-        let mut by_form: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
-        for row in metas? {
-            by_form.entry(row.parent_id.clone()).or_default().push(row);
+    ) -> Result<Read, BatchFailure> {
+        let documents = fetched.len();
+        let ids: Vec<String> = fetched.iter().map(|document| document.id.clone()).collect();
+        let mut metas: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
+        for row in self.target.read_blobmeta(&ids).await? {
+            metas.entry(row.parent_id.clone()).or_default().push(row);
         }
-        let mut candidates = Vec::with_capacity(ids.len());
-        for document in fetched? {
+        let mut candidates = Vec::with_capacity(documents);
+        for document in fetched {
             let outcome = match document.outcome {
                 Outcome::Found(found) => classify(claim, &document.id, found),
                 // It vanished between the scan and now: there is nothing to migrate, and nothing is missing.
@@ -45,8 +57,11 @@ impl FormHandler {
                 Classified::Failed(doc) => results.failed.push(doc),
             }
         }
-        let candidates = self.repair_swapped(claim, candidates, results).await?;
-        self.add_blobs(&claim.domain, candidates, &by_form, results).await
+        Ok(Read {
+            documents,
+            candidates: self.repair_swapped(claim, candidates, results).await?,
+            metas,
+        })
     }
 }
 
