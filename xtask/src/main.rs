@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod lint;
 mod lists;
+mod mutate;
 mod packages;
 mod ports;
 mod process;
@@ -70,6 +71,9 @@ enum Command {
     /// Migrate many small domains and a large one in one list, and print how long each took
     #[command(after_help = "Example: cargo xtask lists --small 200 --large-forms 20000")]
     Lists(lists::ListsArguments),
+    /// Damage a migrated domain at random and see whether the diff finds every damage that the rules do not allow
+    #[command(after_help = "Example: cargo xtask mutate --count 2000 --seed 7")]
+    Mutate(mutate::MutateArguments),
     /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
     #[command(after_help = "Example: cargo xtask fuzz --seconds 600 --seed 7")]
     Fuzz(fuzz::FuzzArguments),
@@ -100,6 +104,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::SupplyChain(arguments) => supply_chain::run(&workspace, &arguments),
         Command::Lists(arguments) => lists::run(&workspace, &arguments),
+        Command::Mutate(arguments) => mutate::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }
 }

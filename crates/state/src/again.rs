@@ -5,8 +5,8 @@ use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
-use crate::look::ONLY_IN_SQL;
 use crate::form_stage::rev_number;
+use crate::look::ONLY_IN_SQL;
 use crate::migration::DriverLease;
 use crate::scan::{insert_case_states, lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};

@@ -17,6 +17,7 @@ pub mod database;
 pub mod environment;
 pub mod ledger_report;
 pub mod load;
+pub mod mutate;
 pub mod program;
 pub mod queues;
 pub mod scenarios;
