@@ -135,7 +135,7 @@ pub enum Command {
         /// Domain.
         domain: String,
         /// Ask nothing.
-        #[arg(long)]
+        #[arg(long = "no-input")]
         no_input: bool,
     },
     /// Print every rule by which a difference is not reported; or look after the rules of one domain.
