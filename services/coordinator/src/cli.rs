@@ -96,7 +96,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  coordinator domains --output-dir ./domains")]
     Domains {
         /// Write a file of names for each class, and domains.csv, into this folder.
-        #[arg(short, long, value_name = "DIR")]
+        #[arg(short, long = "output-dir", value_name = "DIR")]
         output_dir: Option<PathBuf>,
         /// JSON.
         #[arg(long)]

@@ -156,7 +156,8 @@ mod tests {
 
     fn document(domain: &str, prop: &str) -> Value {
         json!({"_id": "c", "doc_type": "CommCareCase", "domain": domain, "type": "t", "name": "n", "owner_id": "o",
-            "user_id": "u", "opened_on": null, "closed": false, "modified_on": "1970-01-01T00:00:00Z", "prop": prop,
+            "user_id": "u", "opened_on": null, "closed": false, "closed_on": null, "external_id": null,
+            "modified_on": "1970-01-01T00:00:00Z", "prop": prop,
             "server_modified_on": "1970-01-01T00:00:00.000000Z", "xform_ids": [], "actions": [], "indices": []})
     }
 

@@ -93,6 +93,7 @@ async fn forms_that_claim_one_key_have_a_record_each() {
     }
     let changes = state.blob_changes(driven.id, 10).await.unwrap();
     assert_eq!(changes, [of_f.clone(), also_of_g.clone(), of_g.clone()]);
+    state.begin_reset(driven.id).await.unwrap();
     state.forget_blob_changes(driven.id, &[of_f]).await.unwrap();
     assert_eq!(state.blob_changes(driven.id, 10).await.unwrap(), [also_of_g, of_g]);
 }

@@ -257,7 +257,7 @@ fn print_pending(domain: &Domain, found: &Found) {
     }
     if found.undiffed > 0 {
         println!(
-            "There are {} case diffs pending: `couch_sql_diff {domain} cases --select=pending` compares them.",
+            "There are {} case diffs pending. `couch_sql_diff {domain} cases --select=pending` compares them.",
             found.undiffed
         );
     }

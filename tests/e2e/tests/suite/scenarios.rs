@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use e2e::scenarios;
 
 /// Every scenario of CommCare HQ's own tests of its migrator.
-const CATALOGUE: [&str; 75] = [
+const CATALOGUE: [&str; 93] = [
     // Restrictions and commands.
     "test_migration_blacklist",
     "test_migration_custom_report",
@@ -89,6 +89,26 @@ const CATALOGUE: [&str; 75] = [
     "test_casediff_ledger_state_without_form",
     "test_casediff_ledger_duplicated_receipt",
     "test_casediff_ledger_rules",
+    // Comparison of cases, and its tool.
+    "test_casediff_altered_property",
+    "test_casediff_case_deleted_in_couch",
+    "test_casediff_form_lost_in_couch",
+    "test_casediff_lacks_action_and_property",
+    "test_casediff_lacks_create_form",
+    "test_casediff_only_form_deleted",
+    "test_casediff_order_of_forms",
+    "test_diff",
+    "test_diff_specific_case",
+    // Patches.
+    "test_cannot_patch_case_missing_in_couch",
+    "test_couch_missing_create_case",
+    "test_patch_case_closed_in_couch_not_sql",
+    "test_patch_case_index",
+    "test_patch_case_needing_sql_rebuild",
+    "test_patch_closed_case",
+    "test_patch_known_properties",
+    "test_patch_missing_case_index",
+    "test_unpatchable_properties",
     // JSON to XML.
     "test_json2xml",
 ];
