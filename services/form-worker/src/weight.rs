@@ -15,8 +15,10 @@ pub(crate) fn fetched_bytes(candidate: &Candidate, metas: &HashMap<String, Vec<B
     let of_rows = xml.map(|row| usize::try_from(row.content_length).unwrap_or(0)).max();
     let referred = length(&candidate.document["external_blobs"][FORM_XML]["content_length"]);
     let inline = candidate.document["_attachments"].as_object().into_iter().flatten();
-    let inline: usize = inline.map(|(_, attachment)| length(&attachment["length"])).sum();
-    of_rows.unwrap_or(referred) + inline
+    // Lengths of documents are anybody's numbers: their sum may be greater than any number.
+    inline
+        .map(|(_, attachment)| length(&attachment["length"]))
+        .fold(of_rows.unwrap_or(referred), usize::saturating_add)
 }
 
 fn length(value: &Value) -> usize {
@@ -59,6 +61,16 @@ mod tests {
         assert_eq!(parts(&[]), Vec::<Vec<usize>>::new());
         assert_eq!(parts(&[1, 2, 7, 1]), [vec![1, 2, 7], vec![1]]);
         assert_eq!(parts(&[30, 1, 9, 11, 0]), [vec![30], vec![1, 9], vec![11, 0]]);
+    }
+
+    #[test]
+    fn lengths_that_no_document_can_have_are_no_overflow() {
+        let document = json!({
+            "_attachments": {"photo.jpg": {"length": u64::MAX}, "note.txt": {"length": 1}},
+            "external_blobs": {"form.xml": {"content_length": u64::MAX}},
+        });
+        let candidate = Candidate::new("f", "1-a".to_owned(), DocType::XFormInstance, document);
+        assert_eq!(fetched_bytes(&candidate, &HashMap::new()), usize::MAX);
     }
 
     #[test]
