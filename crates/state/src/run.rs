@@ -94,6 +94,8 @@ pub struct Run {
     pub operator: Operator,
     /// When.
     pub queued_at: DateTime<Utc>,
+    /// Whether a list of domains gave it.
+    pub from_list: bool,
 }
 
 impl State {
@@ -170,7 +172,7 @@ impl State {
     /// Database errors.
     pub async fn run(&self, run_id: i64) -> Result<Run, StateError> {
         let row = sqlx::query(
-            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at, r.from_list
              from run r join migration m on m.id = r.migration_id where r.id = $1",
         )
         .bind(run_id)
@@ -185,7 +187,7 @@ impl State {
     /// Database errors.
     pub async fn orphaned_runs(&self) -> Result<Vec<Run>, StateError> {
         let rows = sqlx::query(
-            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at
+            "select r.id, m.domain, r.arguments::text as arguments, r.state, r.outcome, r.who, r.host, r.pid, r.queued_at, r.from_list
              from run r join migration m on m.id = r.migration_id
              where r.state in ('queued', 'running', 'stopping') and (m.driver_until is null or m.driver_until <= now())
              order by r.weight desc, r.id",
@@ -314,5 +316,6 @@ fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {
             pid: row.try_get("pid")?,
         },
         queued_at: row.try_get("queued_at")?,
+        from_list: row.try_get("from_list")?,
     })
 }

@@ -323,7 +323,9 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
         && let Some(migration) = &found
     {
         let ahead = forecast::of(context, migration).await?;
-        print!("{}", forecast::text(domain, &ahead));
+        if giver == Giver::Command {
+            print!("{}", forecast::text(domain, &ahead));
+        }
         if let Some(limit) = order.cutover.max_downtime {
             forecast::within(domain, &ahead, limit)?;
         }
@@ -335,6 +337,13 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
         .queue_run_of(migration.id, "MIGRATE", &order.to_json(), &context.operator, giver)
         .await?;
     if !new {
+        if matches!(giver, Giver::List { .. }) && !run.from_list {
+            return Err(Failure::new(
+                "C2S-4113",
+                format!("run {} of {domain} was begun by a command of its own", run.id),
+                "a list does not end what it has not begun; run the list again when that run is over",
+            ));
+        }
         let asks_for_more = order.mode == Mode::Finish
             || order.forms != Forms::AsFound
             || order.case_diff != CaseDiff::After

@@ -107,8 +107,17 @@ async fn to_the_end(
         .as_ref()
         .is_some_and(|migration| migration.commit_step.is_some_and(|step| step < CommitStep::Done));
     if commit_is_open {
-        commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
-        return Ok(Became::Migrated);
+        let begun_by_list = match &found {
+            Some(migration) => context.state.begun_by_list(migration.id).await?,
+            None => false,
+        };
+        if work.order.ending == Ending::Live || !begun_by_list {
+            return Ok(Became::LeftAlone(
+                "C2S-4001: a COMMIT of it has begun; run COMMIT again by itself, or COMMIT --abort".to_owned(),
+            ));
+        }
+        let ended = commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
+        return Ok(committed(ended));
     }
     if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
         return Ok(Became::OnSqlAlready);
@@ -225,12 +234,7 @@ async fn commit_or(work: &Work, domain: &Domain, counts: &mut Option<Counts>, ot
         Strictness::Strict => Accepted::default(),
     };
     match commit::commit(context, domain, &accepted, Confirmation::Given).await {
-        Ok(Exit::Clean) => Ok(Became::Migrated),
-        // It is on SQL, and forms came to Couch late.
-        Ok(_) => Ok(Became::Failed {
-            code: "C2S-4045".to_owned(),
-            what: "on SQL, but forms reached Couch after the last scan; see `stats`".to_owned(),
-        }),
+        Ok(ended) => Ok(committed(ended)),
         Err(failure) if failure.code == "C2S-4041" => Ok(Became::Differences(match otherwise {
             Otherwise::Reset => {
                 reset::reset(context, domain, Confirmation::Given).await?;
@@ -243,6 +247,17 @@ async fn commit_or(work: &Work, domain: &Domain, counts: &mut Option<Counts>, ot
             Otherwise::Leave => AfterDifferences::LeftAsItIs,
         })),
         Err(failure) => Err(failure),
+    }
+}
+
+/// What a COMMIT came to that was carried out: it is on SQL, but forms may have come to Couch late.
+fn committed(ended: Exit) -> Became {
+    if ended == Exit::Clean {
+        return Became::Migrated;
+    }
+    Became::Failed {
+        code: "C2S-4045".to_owned(),
+        what: "on SQL, but forms reached Couch after the last scan; see `stats`".to_owned(),
     }
 }
 
