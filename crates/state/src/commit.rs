@@ -26,6 +26,8 @@ pub struct Obstacles {
     pub missing: Vec<(String, i64)>,
     /// Staged effects of other rules than those of this program.
     pub other_rules: i64,
+    /// Records set aside by rules of the operator that are no more: their removal was interrupted.
+    pub without_rule: i64,
 }
 
 impl State {
@@ -38,7 +40,9 @@ impl State {
         let row = sqlx::query(
             "select (select count(*) from batch where migration_id = $1 and state in ('ready', 'claimed')) as open,
                     (select count(*) from batch where migration_id = $1 and state = 'parked') as parked,
-                    (select count(*) from staged_update where migration_id = $1 and (rules < $2 or rules > $2)) as other_rules",
+                    (select count(*) from staged_update where migration_id = $1 and (rules < $2 or rules > $2)) as other_rules,
+                    (select count(*) from ignored_diff i where i.migration_id = $1 and not exists (
+                         select from operator_rule r where r.migration_id = $1 and r.name = i.rule)) as without_rule",
         )
         .bind(id.0)
         .bind(proto::effects::RULES_VERSION)
@@ -75,6 +79,7 @@ impl State {
                 )
                 .await?,
             other_rules: row.try_get("other_rules")?,
+            without_rule: row.try_get("without_rule")?,
         })
     }
 

@@ -46,6 +46,11 @@ impl State {
     pub async fn begin_look(&self, held: &DriverLease, look: &Look, ranges: &[String]) -> Result<(), StateError> {
         let id = held.migration_id.0;
         let mut tx = self.driver_tx(held).await?;
+        // Until the look has come to its end, nobody may take the migration for one that was looked at.
+        sqlx::query("update migration set phase = 'missing', finished_at = null where id = $1 and phase = 'finished'")
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query("delete from scan_cursor where migration_id = $1 and starts_with(scan, $2)")
             .bind(id)
             .bind(scan_of(&look.name(), ""))

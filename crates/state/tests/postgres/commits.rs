@@ -72,6 +72,7 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
             changes: entry("CommCareCase"),
             missing: entry("XFormArchived"),
             other_rules: 1,
+            without_rule: 0,
         }
     );
     assert_eq!(fixture.state.obstacles(other.id).await.unwrap(), Obstacles::default());

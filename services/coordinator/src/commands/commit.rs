@@ -189,6 +189,14 @@ async fn check(context: &Context, migration: &Migration, accepted: &Accepted) ->
             "run MIGRATE until it ends",
         ));
     }
+    let in_hq = context.target.progress(domain).await?.status;
+    if in_hq != hqsql::Status::InProgress {
+        return Err(Failure::new(
+            "C2S-4097",
+            format!("HQ's own row says that the migration of {domain} is {}", in_hq.as_str()),
+            "HQ may be taking submissions; find out who changed that row, then run MIGRATE again",
+        ));
+    }
     let reasons = against(&context.state.obstacles(migration.id).await?, accepted);
     if !reasons.is_empty() {
         return Err(Failure::new(

@@ -114,6 +114,10 @@ pub(crate) fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String>
         (obstacles.dirty, "cases are not replayed"),
         (obstacles.undiffed, "cases are not diffed"),
         (obstacles.other_rules, "staged forms are of other document rules"),
+        (
+            obstacles.without_rule,
+            "differences are set aside by rules that were being removed: run `rules remove` again",
+        ),
     ] {
         if count > 0 {
             reasons.push(format!("{count} {what}"));

@@ -115,10 +115,18 @@ pub async fn look_for_missing(
     let looked = if how == MissingDocs::Recheck {
         missing::recheck(&held.driver).await.map(drop)
     } else {
-        missing::find(&held.driver, how.begin(), Depth::Existence)
-            .await
-            .map(drop)
+        look_again(&held.driver, how).await
     };
     broker.close().await;
     Ok(held.end(context, looked).await?.is_some())
+}
+
+/// A migration that was finished is so again when the whole look has been taken, and not before.
+async fn look_again(driver: &Driver, how: MissingDocs) -> Step<()> {
+    let before = driver.migration.phase;
+    missing::find(driver, how.begin(), Depth::Existence).await?;
+    if before == Phase::Finished {
+        driver.phase(Phase::Finished).await?;
+    }
+    Ok(())
 }
