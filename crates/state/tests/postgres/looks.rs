@@ -1,6 +1,7 @@
 //! A look for missing documents goes by ranges, each with a place of its own, and forgets what the one before had found.
 
 use proto::doctype::DocType;
+use state::Phase;
 use state::look::{Look, ONLY_IN_SQL};
 use state::scan::Cursor;
 
@@ -151,4 +152,18 @@ async fn cases_that_only_sql_has_are_to_be_compared() {
     let only = [("CommCareCase", "c")];
     found(&fixture, &driven, Look::SqlCases, "..", &at(1, true), &only).await;
     assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 1));
+}
+
+/// It forgets what the one before had found: until it is through, a COMMIT must not take the migration for finished.
+#[tokio::test]
+async fn a_migration_is_not_finished_while_a_look_is_on() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    state.set_phase(&driven.lease, Phase::Finished).await.unwrap();
+    state
+        .begin_look(&driven.lease, &FORMS, &strings(&[".."]))
+        .await
+        .unwrap();
+    let migration = state.migration(&driven.domain).await.unwrap().unwrap();
+    assert_eq!((migration.phase, migration.finished_at), (Phase::Missing, None));
 }

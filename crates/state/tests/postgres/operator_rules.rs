@@ -166,3 +166,19 @@ async fn a_record_gets_shorter_only_if_nobody_has_touched_it_since() {
     state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
     assert_eq!(on_record(&fixture, &driven, table).await, ["a [2,1] ", "b [3] "]);
 }
+
+/// The removal of a rule was interrupted: what it had set aside stands against COMMIT, though no record shows it.
+#[tokio::test]
+async fn what_a_rule_has_set_aside_that_is_no_more_is_an_obstacle() {
+    let (fixture, driven) = with_ignored().await;
+    let state = &fixture.state;
+    let without_rule = async || state.obstacles(driven.id).await.unwrap().without_rule;
+    assert_eq!(without_rule().await, 0);
+    sqlx::query("delete from operator_rule where name = 'known'")
+        .execute(&fixture.sql)
+        .await
+        .unwrap();
+    assert_eq!(without_rule().await, 2);
+    state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
+    assert_eq!(without_rule().await, 0);
+}
