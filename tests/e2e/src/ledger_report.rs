@@ -5,7 +5,7 @@ use generator::LedgerDiff;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-/// All differences on record, of some cases or of all, each as [`line`] writes it. The only migration in this state schema
+/// All differences on record, of some cases or of all, each as [`line()`] writes it. The only migration in this state schema
 /// is meant.
 ///
 /// # Errors
@@ -28,7 +28,7 @@ pub async fn on_record(state: &Client, case_ids: Option<&[String]>) -> Result<Ve
     Ok(found)
 }
 
-/// A difference on record, as [`line`] writes it.
+/// A difference on record, as [`line()`] writes it.
 fn read(case_id: &str, entry: &Value, is_change: bool) -> Result<String> {
     let reference = entry["path"]["stock_id"].as_str();
     let reference = reference.with_context(|| format!("a difference of the case {case_id} itself: {entry}"))?;

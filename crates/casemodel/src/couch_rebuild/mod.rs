@@ -4,7 +4,7 @@
 //! a rebuild. A comparison therefore rebuilds a case that differs, in memory only: where the rebuilt case equals SQL's, the
 //! forms agree with SQL, and the differences are a *change*.
 //!
-//! Couch keeps what each block did as *actions*, sorts them ([`actions`]), resets the document and applies them. This is not
+//! Couch keeps what each block did as *actions*, sorts them (`actions`), resets the document and applies them. This is not
 //! how SQL replays forms: the order is another one, and so is what an action may write.
 //!
 //! Source: `hard_rebuild_case` of HQ's `backends/couch/processor.py`, `CouchCaseUpdateStrategy` of `update_strategy.py`.

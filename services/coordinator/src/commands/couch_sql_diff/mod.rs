@@ -1,8 +1,8 @@
 //! `couch_sql_diff`: shows recorded differences, and compares documents again.
 //!
-//! * [`show`]: prints what is on record, or sums it up.
-//! * [`filter`]: runs what is on record through the present ignore rules.
-//! * [`cases`], [`forms`]: compare documents again.
+//! * `show`: prints what is on record, or sums it up.
+//! * `filter`: runs what is on record through the present ignore rules.
+//! * `cases`, `forms`: compare documents again.
 
 pub mod args;
 pub mod cases;
