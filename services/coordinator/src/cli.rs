@@ -20,7 +20,7 @@ use crate::commands::started::Tables;
 use crate::commands::stats::Format;
 use crate::commands::{
     Confirmation, commit, couch_sql_diff, forecast, init, migrate, multiple, plan, report, reset, rewind, serve,
-    started, stats, uncommit,
+    started, stats, uncommit, unfinish,
 };
 use crate::context::Context;
 use crate::driver::MissingDocs;
@@ -261,7 +261,9 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             let context = Context::connect(config).await?;
             until_stopped(stop, plan::support_request(&context, &Domain::new(domain))).await
         }
-        Command::Stop { domain } => migrate::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await,
+        Command::Stop { domain } => {
+            unfinish::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await
+        }
         Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
         Command::Standalone => {
             config.broker.url = "memory:"
@@ -328,7 +330,7 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
             let accepted = Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?;
             until_stopped(stop, commit::commit(context, &domain, &accepted, confirmation)).await
         }
-        Action::Unfinish => until_stopped(stop, migrate::unfinish(context, &domain)).await,
+        Action::Unfinish => until_stopped(stop, unfinish::unfinish(context, &domain)).await,
         Action::Reset => until_stopped(stop, reset::reset(context, &domain, confirmation)).await,
         Action::Rewind => {
             let to = rewind::To::parse(args.to.as_deref().unwrap_or_default())?;

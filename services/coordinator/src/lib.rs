@@ -17,6 +17,7 @@ pub mod driver;
 pub mod failure;
 pub mod forecast;
 pub mod misuse;
+mod preflight;
 pub mod rules;
 #[cfg(test)]
 mod surface;

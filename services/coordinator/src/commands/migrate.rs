@@ -10,14 +10,16 @@ use state::Status;
 use state::run::{Giver, Run, RunState};
 use tokio_util::sync::CancellationToken;
 
+pub use super::chosen_forms::Forms;
 use super::cutover::{BACK_TO_LIVE, Cutover};
-use super::{HeldDomain, forecast, human, stats};
+use super::{forecast, human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
-use crate::driver::{DESIGN, Driven, MissingDocs, StopSignals, VIEW, drive};
+use crate::driver::{Driven, MissingDocs, StopSignals, drive};
 use crate::failure::{Exit, Failure, Result};
-use crate::rules::{Command, Mode, Situation, allow};
+use crate::preflight;
+use crate::rules::Mode;
 use crate::workers::Workforce;
 
 /// Pause between two looks at a run.
@@ -32,49 +34,6 @@ pub enum Wait {
     UntilEnd,
     /// `--detach`: leave it to `serve`.
     No,
-}
-
-/// Which forms get a second chance, beside those that are on record as failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Forms {
-    /// No others.
-    #[default]
-    AsFound,
-    /// `--forms=missing`: those that a recorded difference names as applied in Couch only. They are applied whatever they say.
-    Missing,
-    /// `--forms=ids` or a file of ids: these.
-    Ids(Vec<String>),
-}
-
-impl Forms {
-    /// From the option: `missing`, ids with commas, or a path (`/…` or `./…`) to a file with one id a line.
-    ///
-    /// # Errors
-    /// `C2S-0107` when the file cannot be read.
-    pub fn parse(text: Option<&str>) -> Result<Self> {
-        Ok(match text {
-            None => Self::AsFound,
-            Some("missing") => Self::Missing,
-            Some(ids) => Self::Ids(super::ids_of(ids)?),
-        })
-    }
-
-    /// Those of a run on record.
-    pub(crate) fn of(run: &Run) -> Self {
-        match run.arguments.get("forms") {
-            Some(Value::String(_)) => Self::Missing,
-            Some(Value::Array(ids)) => Self::Ids(ids.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
-            _ => Self::AsFound,
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        match self {
-            Self::AsFound => Value::Null,
-            Self::Missing => json!("missing"),
-            Self::Ids(ids) => json!(ids),
-        }
-    }
 }
 
 /// When cases are compared, and whether they are patched then.
@@ -274,9 +233,9 @@ pub async fn migrate(
 
 /// What any driver would find missing at once: a run that cannot begin is not put on record, or the next `serve` would
 /// take it up long after the operator has read that it failed.
-async fn preflight(context: &Context) -> Result<()> {
-    context.forms_db.ensure_view(DESIGN, VIEW).await?;
-    context.target.check_tables().await?;
+async fn servers_are_there(context: &Context) -> Result<()> {
+    preflight::view(context).await?;
+    preflight::tables(context).await?;
     if context.state.alive("serve").await? == 0 {
         context.broker().await?.close().await;
     }
@@ -286,32 +245,11 @@ async fn preflight(context: &Context) -> Result<()> {
 /// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
 async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Giver) -> Result<Run> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
-    if context
-        .config
-        .domains
-        .restricted
-        .iter()
-        .any(|name| name == domain.as_str())
-    {
-        return Err(Failure::new(
-            "C2S-4058",
-            format!("migration restricted: {domain} is listed in domains.restricted"),
-            "find out why before you take it off that list",
-        ));
-    }
     let found = context.state.migration(domain).await?;
-    allow(
-        Command::Migrate(order.mode),
-        Situation {
-            migration: found.as_ref(),
-            on_sql: doc.is_on_sql(),
-        },
-    )?;
-    let status = found.as_ref().map_or(Status::NotStarted, |migration| migration.status);
+    preflight::allowed(context, domain, order.mode, &doc, found.as_ref())?;
+    let status = preflight::status_of(found.as_ref());
     order.cutover.check(order.mode, status)?;
-    let started = found
-        .as_ref()
-        .is_some_and(|migration| migration.status != Status::NotStarted);
+    let started = status != Status::NotStarted;
     if order.forms != Forms::AsFound && order.case_diff != CaseDiff::Patch && !started {
         return Err(Failure::new(
             "C2S-4006",
@@ -330,7 +268,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
             forecast::within(domain, &ahead, limit)?;
         }
     }
-    preflight(context).await?;
+    servers_are_there(context).await?;
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state
@@ -453,57 +391,4 @@ async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken)
         Driven::Finished | Driven::Stopped | Driven::LeftForOthers => {}
     }
     Ok(())
-}
-
-/// Asks the run of a domain to stop.
-///
-/// # Errors
-/// `C2S-4006` when the domain is not being migrated.
-pub async fn stop(context: &Context, domain: &Domain) -> Result<Exit> {
-    let migration = super::migration_of(context, domain).await?;
-    if context.state.stop_run(migration.id).await? {
-        println!("the run of {domain} stops after the batches in flight");
-    } else {
-        println!("no run of {domain} is on");
-    }
-    Ok(Exit::Clean)
-}
-
-/// Takes a migration in progress back to live: HQ takes submissions again.
-///
-/// # Errors
-/// The refusal, or what went wrong; running it again goes on.
-pub async fn unfinish(context: &Context, domain: &Domain) -> Result<Exit> {
-    let doc = DomainDoc::read(&context.domains_db, domain).await?;
-    let migration = super::migration_of(context, domain).await?;
-    let held = HeldDomain::take(context, &migration).await?;
-    let done = async {
-        // An `unfinish` that died between our record and HQ's flag is ended by running it again.
-        let half_done = held.migration.status == Status::DryRun
-            && context.target.progress(domain).await?.status == hqsql::Status::InProgress;
-        if !half_done {
-            allow(
-                Command::Unfinish,
-                Situation {
-                    migration: Some(&held.migration),
-                    on_sql: doc.is_on_sql(),
-                },
-            )?;
-            context.state.unfinish(&held.lease).await?;
-        }
-        context
-            .target
-            .set_unfinished(domain, context.state.now().await?)
-            .await?;
-        context
-            .state
-            .audit(domain, &context.operator, "unfinish", &json!({}))
-            .await?;
-        context.tell_hq(domain).await
-    }
-    .await;
-    held.give_back(context).await?;
-    done?;
-    eprintln!("{domain} is live again: HQ takes submissions");
-    Ok(Exit::Clean)
 }

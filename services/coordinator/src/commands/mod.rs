@@ -1,5 +1,6 @@
 //! The commands.
 
+mod chosen_forms;
 pub mod commit;
 pub mod couch_sql_diff;
 pub mod cutover;
@@ -18,6 +19,7 @@ mod snapshot;
 pub mod started;
 pub mod stats;
 pub mod uncommit;
+pub mod unfinish;
 pub(crate) mod verdict;
 
 use std::io::{IsTerminal, Write};

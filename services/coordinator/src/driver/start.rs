@@ -6,10 +6,11 @@ use serde_json::Value;
 use state::Status;
 use state::run::Run;
 
-use super::{Driver, Step, scan};
+use super::{Driver, Step};
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Failure, Result};
-use crate::rules::{Command, Mode, Situation, allow};
+use crate::preflight;
+use crate::rules::Mode;
 
 impl Driver {
     /// Checks everything before anything is changed, then opens the domain for the workers. Gives the cut-off of the run, if
@@ -24,29 +25,16 @@ impl Driver {
             .and_then(Mode::parse)
             .unwrap_or_default();
         let doc = DomainDoc::read(&context.domains_db, domain).await?;
-        allow(
-            Command::Migrate(mode),
-            Situation {
-                migration: Some(&self.migration),
-                on_sql: doc.is_on_sql(),
-            },
-        )?;
-        context.forms_db.ensure_view(scan::DESIGN, scan::VIEW).await?;
-        context.target.check_tables().await?;
-        self.reconcile().await?;
+        let ours = self.migration.status;
+        preflight::allowed(context, domain, mode, &doc, Some(&self.migration))?;
+        preflight::view(context).await?;
+        preflight::tables(context).await?;
+        preflight::flag(context, domain, ours).await?;
+        preflight::fence(context, domain, self.migration.epoch).await?;
 
-        let first = self.migration.status == Status::NotStarted;
-        if first && context.target.has_rows(domain).await? {
-            return Err(Failure::new(
-                "C2S-4020",
-                format!(
-                    "the target already holds forms or cases of {domain}, and this state schema knows nothing of them"
-                ),
-                "find out where they come from; `reset` deletes them",
-            )
-            .into());
-        }
+        let first = ours == Status::NotStarted;
         if first {
+            preflight::no_rows(context, domain).await?;
             super::blob_check::check(self).await?;
         }
         let status = mode.leads_to(self.migration.status);
@@ -92,40 +80,5 @@ impl Driver {
             _ => context.target.set_started(domain, HqStatus::InProgress, now).await?,
         }
         context.tell_hq(domain).await
-    }
-
-    /// Stops when HQ's progress row, the target's fence and the state schema contradict each other: one of them was
-    /// restored from a back-up, or somebody else migrates the domain.
-    async fn reconcile(&self) -> Result<()> {
-        let context = &self.context;
-        let domain = &self.migration.domain;
-        let hq = context.target.progress(domain).await?.status;
-        let ours = self.migration.status;
-        let contradicts = match ours {
-            Status::NotStarted => hq != HqStatus::NotStarted,
-            // A change of ours that died before it reached HQ's flag is mended by setting the flag.
-            Status::InProgress | Status::DryRun => hq == HqStatus::Complete,
-            Status::Complete => hq != HqStatus::Complete,
-        };
-        if contradicts {
-            return Err(Failure::new(
-                "C2S-4021",
-                format!("HQ's progress row of {domain} says {hq}, the state schema says {ours}: needs_reconcile"),
-                "another tool migrates this domain, or one side was restored from a back-up; find out before you go on",
-            ));
-        }
-        if let Some((epoch, _)) = context.target.fence(domain).await?
-            && epoch > self.migration.epoch
-        {
-            return Err(Failure::new(
-                "C2S-4022",
-                format!(
-                    "the target's fence of {domain} is of epoch {epoch}, the state schema is at {}: needs_reconcile",
-                    self.migration.epoch
-                ),
-                "the state schema is older than the target: it was restored from a back-up, or this is another one",
-            ));
-        }
-        Ok(())
     }
 }

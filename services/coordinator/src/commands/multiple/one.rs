@@ -10,9 +10,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::outcome::{AfterDifferences, Became, Counts, Row};
 use super::{Begun, Clock, Ending, Strictness, Work};
 use crate::commands::commit;
-use crate::commands::migrate::{self, run_listed};
+use crate::commands::migrate::run_listed;
 use crate::commands::verdict::Accepted;
-use crate::commands::{Confirmation, reset};
+use crate::commands::{Confirmation, reset, unfinish};
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::Mode;
@@ -241,7 +241,7 @@ async fn commit_or(work: &Work, domain: &Domain, counts: &mut Option<Counts>, ot
                 AfterDifferences::Reset
             }
             Otherwise::Unfinish => {
-                migrate::unfinish(context, domain).await?;
+                unfinish::unfinish(context, domain).await?;
                 AfterDifferences::TakenBackToLive
             }
             Otherwise::Leave => AfterDifferences::LeftAsItIs,

@@ -8,7 +8,6 @@ mod notice;
 
 use std::time::Duration;
 
-use hqsql::Status as HqStatus;
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::{Value, json};
@@ -17,9 +16,10 @@ use state::Status;
 use super::human;
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::driver::{DESIGN, VIEW, check_blobs, couch_counts};
+use crate::driver::{check_blobs, couch_counts};
 use crate::failure::{Exit, Failure, Result};
-use crate::rules::{Command, Mode, Situation, allow};
+use crate::preflight;
+use crate::rules::Mode;
 
 pub use domains::domains;
 use domains::last_submission;
@@ -97,21 +97,11 @@ async fn checks(context: &Context, domain: &Domain, doc: &DomainDoc) -> Vec<Chec
         check("domain", standing(context, domain, doc).await),
         check(
             "CouchDB's view",
-            context
-                .forms_db
-                .ensure_view(DESIGN, VIEW)
-                .await
-                .map(|()| "there".to_owned())
-                .map_err(Failure::from),
+            preflight::view(context).await.map(|()| "there".to_owned()),
         ),
         check(
             "HQ's tables",
-            context
-                .target
-                .check_tables()
-                .await
-                .map(|()| "as they must be".to_owned())
-                .map_err(Failure::from),
+            preflight::tables(context).await.map(|()| "as they must be".to_owned()),
         ),
         check("HQ's flag", flag(context, domain).await),
         check("rows in HQ's tables", rows(context, domain).await),
@@ -126,27 +116,8 @@ async fn checks(context: &Context, domain: &Domain, doc: &DomainDoc) -> Vec<Chec
 
 /// Whether `MIGRATE` would be allowed.
 async fn standing(context: &Context, domain: &Domain, doc: &DomainDoc) -> Result<String> {
-    if context
-        .config
-        .domains
-        .restricted
-        .iter()
-        .any(|name| name == domain.as_str())
-    {
-        return Err(Failure::new(
-            "C2S-4058",
-            format!("migration restricted: {domain} is listed in domains.restricted"),
-            "find out why before you take it off that list",
-        ));
-    }
     let found = context.state.migration(domain).await?;
-    allow(
-        Command::Migrate(Mode::AsItIs),
-        Situation {
-            migration: found.as_ref(),
-            on_sql: doc.is_on_sql(),
-        },
-    )?;
+    preflight::allowed(context, domain, Mode::AsItIs, doc, found.as_ref())?;
     Ok(match found {
         Some(migration) if migration.status != Status::NotStarted => {
             format!("migration is {} already, phase {}", migration.status, migration.phase)
@@ -156,38 +127,20 @@ async fn standing(context: &Context, domain: &Domain, doc: &DomainDoc) -> Result
 }
 
 async fn flag(context: &Context, domain: &Domain) -> Result<String> {
-    let hq = context.target.progress(domain).await?.status;
-    let ours = context
-        .state
-        .migration(domain)
-        .await?
-        .map_or(Status::NotStarted, |migration| migration.status);
-    if ours == Status::NotStarted && hq != HqStatus::NotStarted {
-        return Err(Failure::new(
-            "C2S-4021",
-            format!("HQ's progress row of {domain} says {hq}, the state schema says {ours}: needs_reconcile"),
-            "another tool migrates this domain, or one side was restored from a back-up; find out before you go on",
-        ));
+    let found = context.state.migration(domain).await?;
+    let hq = preflight::flag(context, domain, preflight::status_of(found.as_ref())).await?;
+    if let Some(migration) = &found {
+        preflight::fence(context, domain, migration.epoch).await?;
     }
     Ok(hq.to_string())
 }
 
 async fn rows(context: &Context, domain: &Domain) -> Result<String> {
-    let is_first = context
-        .state
-        .migration(domain)
-        .await?
-        .is_none_or(|migration| migration.status == Status::NotStarted);
-    if !is_first {
+    let found = context.state.migration(domain).await?;
+    if preflight::status_of(found.as_ref()) != Status::NotStarted {
         return Ok("of a migration that is on".to_owned());
     }
-    if context.target.has_rows(domain).await? {
-        return Err(Failure::new(
-            "C2S-4020",
-            format!("the target already holds forms or cases of {domain}, and this state schema knows nothing of them"),
-            "find out where they come from; `reset` deletes them",
-        ));
-    }
+    preflight::no_rows(context, domain).await?;
     Ok("none".to_owned())
 }
 
