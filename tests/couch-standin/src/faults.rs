@@ -21,6 +21,9 @@ pub struct Predicate {
     /// A part of the path and query as they were sent, still percent-encoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_contains: Option<String>,
+    /// A part of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_contains: Option<String>,
 }
 
 impl Predicate {
@@ -46,6 +49,15 @@ impl Predicate {
         }
     }
 
+    /// The same, only where the body contains a text.
+    #[must_use]
+    pub fn asking_for(self, body_part: &str) -> Self {
+        Self {
+            body_contains: Some(body_part.to_owned()),
+            ..self
+        }
+    }
+
     fn matches(&self, call: &Call) -> bool {
         self.op.is_none_or(|op| op == call.op)
             && self.method.as_ref().is_none_or(|method| *method == call.method)
@@ -53,6 +65,7 @@ impl Predicate {
                 .path_contains
                 .as_ref()
                 .is_none_or(|part| call.target.contains(part))
+            && self.body_contains.as_ref().is_none_or(|part| call.body_contains(part))
     }
 }
 
@@ -116,6 +129,8 @@ pub enum Action {
     FailAfterWrite,
     /// Do not begin until the rule is released or removed.
     Hold,
+    /// Do what was asked, and keep the answer until the rule is released or removed: it is out of date by then.
+    HoldAnswer,
     /// Wait before beginning. Milliseconds in JSON.
     Slow(#[serde(with = "milliseconds")] Duration),
     /// Close the connection after so many bytes of the body.
@@ -221,6 +236,7 @@ struct ActiveRule {
     id: RuleId,
     rule: FaultRule,
     seen: u32,
+    taken: u32,
     hits: watch::Sender<u32>,
     released: watch::Sender<bool>,
 }
@@ -228,7 +244,7 @@ struct ActiveRule {
 impl ActiveRule {
     fn is_due(&self) -> bool {
         let is_left = match self.rule.times {
-            Times::Count(count) => *self.hits.borrow() < count,
+            Times::Count(count) => self.taken < count,
             Times::Always => true,
         };
         is_left && self.seen > self.rule.skip
@@ -248,10 +264,23 @@ pub struct FaultHandle(Arc<Mutex<Rules>>);
 /// A fault that a request met.
 pub(crate) struct Fault {
     pub(crate) action: Action,
+    hits: watch::Sender<u32>,
     released: watch::Receiver<bool>,
 }
 
 impl Fault {
+    /// The request stands before the rule.
+    fn count(&self) {
+        self.hits.send_modify(|hits| *hits += 1);
+    }
+
+    /// The answer is there, and is kept until the rule is released or removed. Only now the request counts as spoilt:
+    /// who waits for that may change what was asked for.
+    pub(crate) async fn keep_answer(self) {
+        self.count();
+        self.wait_for_release().await;
+    }
+
     /// Waits until the rule is released or removed.
     pub(crate) async fn wait_for_release(mut self) {
         // An error means that the rule was removed, which releases too.
@@ -273,6 +302,7 @@ impl FaultHandle {
             id,
             rule,
             seen: 0,
+            taken: 0,
             hits: watch::channel(0).0,
             released: watch::channel(false).0,
         });
@@ -322,7 +352,8 @@ impl FaultHandle {
             .map_or(0, |rule| *rule.hits.borrow())
     }
 
-    /// Waits until a rule has met so many requests: for a `Hold`, until they stand before it. False if the rule is
+    /// Waits until a rule has met so many requests: for a `Hold`, until they stand before it, for a `HoldAnswer`, until
+    /// the answers are there. False if the rule is
     /// gone before that.
     pub async fn reached(&self, id: RuleId, hits: u32) -> bool {
         let receiver = self
@@ -337,17 +368,30 @@ impl FaultHandle {
         }
     }
 
+    /// Whether a rule wants to see bodies.
+    pub(crate) fn wants_bodies(&self) -> bool {
+        self.rules()
+            .active
+            .iter()
+            .any(|rule| rule.rule.matches.body_contains.is_some())
+    }
+
     /// The fault that this request meets, if any; counts it.
     pub(crate) fn meet(&self, call: &Call) -> Option<Fault> {
         let mut rules = self.rules();
         for rule in rules.active.iter_mut().filter(|rule| rule.rule.matches.matches(call)) {
             rule.seen = rule.seen.saturating_add(1);
             if rule.is_due() {
-                rule.hits.send_modify(|hits| *hits += 1);
-                return Some(Fault {
+                rule.taken += 1;
+                let fault = Fault {
                     action: rule.rule.action,
+                    hits: rule.hits.clone(),
                     released: rule.released.subscribe(),
-                });
+                };
+                if fault.action != Action::HoldAnswer {
+                    fault.count();
+                }
+                return Some(fault);
             }
         }
         None
@@ -401,6 +445,13 @@ mod tests {
             ..Predicate::any()
         };
         assert!(matches(&head, "HEAD", "/db") && !matches(&head, "GET", "/db"));
+        let asking = Predicate::op(OpKind::BulkGet).asking_for("\"form-1\"");
+        let mut call = call("POST", "/db/_bulk_get");
+        assert!(!asking.matches(&call));
+        call.body = Some(r#"{"docs":[{"id":"form-12"}]}"#.into());
+        assert!(!asking.matches(&call));
+        call.body = Some(r#"{"docs":[{"id":"form-1"}]}"#.into());
+        assert!(asking.matches(&call));
     }
 
     #[test]
@@ -422,6 +473,7 @@ mod tests {
         let actions = [
             (json!("fail_after_write"), Action::FailAfterWrite),
             (json!("hold"), Action::Hold),
+            (json!("hold_answer"), Action::HoldAnswer),
             (json!({"slow": 250}), Action::Slow(Duration::from_millis(250))),
             (json!({"cut_body": 10}), Action::CutBody(10)),
             (json!("refuse"), Action::Refuse),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Kinds of operations.
@@ -42,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) method: String,
     /// Path and query as sent.
     pub(crate) target: String,
+    /// The body, if a rule asks for it.
+    pub(crate) body: Option<Bytes>,
 }
 
 impl Call {
@@ -50,7 +53,14 @@ impl Call {
             op: classify(method, target),
             method: method.to_owned(),
             target: target.to_owned(),
+            body: None,
         }
+    }
+
+    /// Whether the body has this text in it.
+    pub(crate) fn body_contains(&self, text: &str) -> bool {
+        let body = self.body.as_deref().unwrap_or_default();
+        std::str::from_utf8(body).is_ok_and(|body| body.contains(text))
     }
 }
 

@@ -85,6 +85,35 @@ async fn a_hold_ends_when_it_is_released() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_held_does_not_know_what_came_since() {
+    let (running, client) = start().await;
+    let faults = running.faults();
+    let asked = Predicate::op(OpKind::BulkGet).asking_for("\"f001\"");
+    let rule = faults.add(FaultRule::once(asked, Action::HoldAnswer));
+    let ask = |id: &'static str| {
+        let client = client.clone();
+        async move {
+            let answer = client
+                .send("POST", "/db/_bulk_get", &json!({"docs": [{"id": id}]}))
+                .await;
+            answer.1["results"][0]["docs"][0]["ok"]["_rev"]
+                .as_str()
+                .map(str::to_owned)
+        }
+    };
+    let before = ask("f002").await.unwrap();
+    let held = tokio::spawn(ask("f001"));
+    assert!(timeout(PATIENCE, faults.reached(rule, 1)).await.unwrap());
+    for id in ["f001", "f002"] {
+        assert!(running.delete("db", id));
+    }
+    assert!(!held.is_finished());
+    assert!(faults.remove(rule));
+    assert!(timeout(PATIENCE, held).await.unwrap().unwrap().is_some());
+    assert_ne!(ask("f002").await, Some(before), "what is not held is up to date");
+}
+
+#[tokio::test]
 async fn connections_break() {
     let (running, client) = start().await;
     let faults = running.faults();

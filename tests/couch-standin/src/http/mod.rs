@@ -130,7 +130,17 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     if target.starts_with(CONTROL) {
         return answer(&app, request, next).await;
     }
-    let call = Call::new(request.method().as_str(), target);
+    let mut call = Call::new(request.method().as_str(), target);
+    let request = if app.faults.wants_bodies() {
+        let (parts, body) = request.into_parts();
+        let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+            return ApiError::new(StatusCode::BAD_REQUEST, "bad_request", "the body was cut off").into_response();
+        };
+        call.body = Some(body.clone());
+        Request::from_parts(parts, Body::from(body))
+    } else {
+        request
+    };
     let fault = app.faults.meet(&call);
     app.requests.arrived(call.op, fault.is_some());
     let Some(fault) = fault else {
@@ -150,6 +160,11 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
         Action::Hold => {
             fault.wait_for_release().await;
             counted(&app, &call, answer(&app, request, next).await)
+        }
+        Action::HoldAnswer => {
+            let response = in_memory(answer(&app, request, next).await).await;
+            fault.keep_answer().await;
+            counted(&app, &call, response)
         }
         Action::Slow(delay) => {
             tokio::time::sleep(delay).await;
@@ -246,6 +261,13 @@ fn reject(status: u16, retry_after: Option<u32>) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+/// An answer that nothing changes any more.
+async fn in_memory(response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    Response::from_parts(parts, Body::from(body))
 }
 
 /// The first bytes of a body, then the end of the connection.

@@ -9,6 +9,8 @@ use figment::providers::{Format, Toml};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::changes::Changes;
+
 /// What stands for the domain's name in every file of a folder, so that ids of different scenarios never meet.
 const DOMAIN_SIGN: &str = "$$";
 /// What stands for the name of the Couch database of forms, which is in the keys of very old blobs.
@@ -88,8 +90,59 @@ pub struct Step {
     /// Texts that it must write, to either output.
     #[serde(default)]
     pub says: Vec<String>,
+    /// What changes while the command runs.
+    pub meanwhile: Option<Meanwhile>,
     /// File with what must be true then.
     pub expect: Option<PathBuf>,
+}
+
+impl Step {
+    /// What changes before the command.
+    pub(super) fn changes(&self) -> Changes<'_> {
+        Changes {
+            input: self.input.as_deref(),
+            purge: &self.purge,
+            sql: &self.sql,
+        }
+    }
+}
+
+/// Changes at a moment in a command's work.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meanwhile {
+    /// The moment.
+    pub when: Moment,
+    /// Id of the document whose moment it is. A form is read to be migrated, a case to be compared.
+    pub of: String,
+    /// As of a step.
+    pub input: Option<PathBuf>,
+    /// As of a step.
+    #[serde(default)]
+    pub purge: Vec<String>,
+    /// As of a step.
+    #[serde(default)]
+    pub sql: Vec<String>,
+}
+
+impl Meanwhile {
+    pub(super) fn changes(&self) -> Changes<'_> {
+        Changes {
+            input: self.input.as_deref(),
+            purge: &self.purge,
+            sql: &self.sql,
+        }
+    }
+}
+
+/// A moment in the way of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Its id was found, and a worker is about to read it.
+    Scanned,
+    /// A worker has read it, and has done nothing with it yet.
+    Read,
 }
 
 /// A scenario.

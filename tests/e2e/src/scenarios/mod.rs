@@ -11,6 +11,8 @@
 //! All scenarios run in one [`World`](crate::world::World), several commands at a time. `tests/scenarios/README.md`
 //! describes the format.
 
+mod changes;
+mod commands;
 mod compare;
 mod expected;
 mod folder;

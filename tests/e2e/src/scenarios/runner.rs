@@ -1,38 +1,33 @@
 //! Runs scenarios side by side in one world.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use couch_standin::{Action, FaultRule, OpKind, Predicate};
+use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::compare;
+use super::commands::{command_output, interfered, interrupted};
 use super::expected::{BlobmetaChanges, Expected, Record, Row};
 use super::folder::{Description, Folder, Step, home};
-use super::input::{self, Defaults, Input};
+use super::input::{self, Defaults};
 use super::outcome::Report;
 use super::patches::PatchNames;
 use super::rows::{BLOBMETA, CASE, FORM, OF_CASES, OPERATION, Reader, Table};
+use super::{changes, compare};
 use crate::load;
-use crate::program::{Output, Signal};
 use crate::settings::Settings;
 use crate::world::{Options, World};
 
 /// Scenarios at a time; each has one command at a time.
 pub const AT_A_TIME: usize = 6;
-/// The longest that a command may take.
-const PATIENCE: Duration = Duration::from_secs(100);
-/// The command that compares cases again; what else a step runs are actions of the command that migrates.
-const DIFF_COMMAND: &str = "couch_sql_diff";
 
 /// The world of a run, and what all scenarios share.
-struct Stage {
-    world: Mutex<World>,
+pub(super) struct Stage {
+    pub(super) world: Mutex<World>,
     reader: Reader,
-    defaults: Defaults,
+    pub(super) defaults: Defaults,
     /// When it began, as columns show times.
     began: String,
 }
@@ -114,7 +109,7 @@ async fn play(stage: &Stage, folder: &Folder) -> Result<Vec<String>> {
     }
     let mut loaded = Vec::new();
     let own = input::read(folder, &stage.defaults, Path::new(""))?;
-    put(stage, own, &mut loaded).await?;
+    changes::put(stage, own, &mut loaded).await?;
     let domain = json!({"doc_type": "Domain", "name": folder.domain, "use_sql_backend": false});
     let mut domain = stage.defaults.fill(folder, "domain document", &domain)?;
     domain.insert("_id".to_owned(), json!(format!("domain-{}", folder.domain)));
@@ -137,30 +132,13 @@ async fn play(stage: &Stage, folder: &Folder) -> Result<Vec<String>> {
 }
 
 async fn play_step(stage: &Stage, folder: &Folder, step: &Step, loaded: &mut Vec<Row>) -> Result<Vec<String>> {
-    if let Some(part) = &step.input {
-        ensure!(folder.file(part).is_some(), "there is no folder {}", part.display());
-        put(stage, input::read(folder, &stage.defaults, part)?, loaded).await?;
-    }
-    for id in &step.purge {
-        let world = stage.world.lock().await;
-        let id = folder.in_domain(id);
-        let forms = world.source().forms().name().to_owned();
-        ensure!(
-            world.source().stand_in().delete(&forms, &id),
-            "there is no document {id}"
-        );
-    }
-    for statement in &step.sql {
-        let world = stage.world.lock().await;
-        let statement = folder.in_domain(statement);
-        world.target().batch_execute(&statement).await.context(statement)?;
-    }
+    changes::make(stage, folder, &step.changes(), loaded).await?;
     let mut problems = Vec::new();
     if let Some(command) = &step.run {
-        let output = if step.interrupt > 0 {
-            interrupted(stage, folder, command, step.interrupt).await?
-        } else {
-            command_output(stage, folder, command).await?
+        let output = match &step.meanwhile {
+            Some(meanwhile) => interfered(stage, folder, command, meanwhile, loaded).await?,
+            None if step.interrupt > 0 => interrupted(stage, folder, command, step.interrupt).await?,
+            None => command_output(stage, folder, command).await?,
         };
         if output.status != Some(step.status) {
             problems.push(format!("expected exit status {}: {}", step.status, output.told()));
@@ -177,85 +155,6 @@ async fn play_step(stage: &Stage, folder: &Folder, step: &Step, loaded: &mut Vec
         problems.extend(look(stage, folder, &expected, loaded).await?);
     }
     Ok(problems)
-}
-
-async fn command_output(stage: &Stage, folder: &Folder, command: &str) -> Result<Output> {
-    let command = folder.in_domain(command);
-    let mut words = command.split_whitespace();
-    let action = words.next().context("an empty command")?;
-    let flags: Vec<&str> = words.collect();
-    let running = {
-        let mut world = stage.world.lock().await;
-        if action == DIFF_COMMAND {
-            world.begin(&[&[action, &folder.domain], flags.as_slice()].concat())?
-        } else {
-            world.begin_domain(&folder.domain, action, &flags)?
-        }
-    };
-    running.end(PATIENCE).await
-}
-
-/// Begins a command, and stops it while the source does not answer what it asks of the domain's documents.
-async fn interrupted(stage: &Stage, folder: &Folder, command: &str, times: usize) -> Result<Output> {
-    let (faults, rule) = {
-        let world = stage.world.lock().await;
-        let faults = world.source().stand_in().faults();
-        // The key of a view's row, which begins with the domain.
-        let asked = Predicate::op(OpKind::ViewPage).on(&format!("%5B%22{}%22", folder.domain));
-        let rule = faults.add(FaultRule::once(asked, Action::Hold));
-        (faults, rule)
-    };
-    let running = {
-        let mut world = stage.world.lock().await;
-        world.begin_domain(&folder.domain, command, &[])?
-    };
-    ensure!(faults.reached(rule, 1).await, "{command} never asked for documents");
-    for _ in 0..times {
-        running.signal(Signal::Interrupt)?;
-    }
-    faults.remove(rule);
-    running.end(PATIENCE).await
-}
-
-/// Puts the input where a migration finds it.
-async fn put(stage: &Stage, input: Input, loaded: &mut Vec<Row>) -> Result<()> {
-    let world = stage.world.lock().await;
-    load::write_blobs(&world.folder().join("blobs"), input.blobs).await?;
-    let metadata = (BLOBMETA.name.to_owned(), input.blobmeta.clone());
-    for (table, rows) in [metadata].into_iter().chain(input.rows) {
-        insert(&world, &table, rows).await?;
-    }
-    loaded.extend(input.blobmeta.iter().filter_map(Value::as_object).cloned());
-    let stand_in = world.source().stand_in();
-    let forms = world.source().forms().name();
-    for document in input.documents {
-        let id = document["_id"].as_str().context("a document without _id")?;
-        if document["_deleted"] == true {
-            ensure!(stand_in.delete(forms, id), "there is no document {id} to delete");
-        } else {
-            stand_in.put(forms, &document)?;
-        }
-    }
-    Ok(())
-}
-
-/// Inserts rows; columns that a row leaves out have the table's default.
-async fn insert(world: &World, table: &str, rows: Vec<Value>) -> Result<()> {
-    for row in rows {
-        let Value::Object(columns) = &row else { continue };
-        let names: Vec<&str> = columns.keys().map(String::as_str).collect();
-        let names = names.join(", ");
-        let sql = format!(
-            "insert into {table} ({names}) select {names} from json_populate_record(null::{table}, $1::text::json)"
-        );
-        let text = row.to_string();
-        world
-            .target()
-            .execute(&sql, &[&text])
-            .await
-            .with_context(|| format!("insert {row} into {table}"))?;
-    }
-    Ok(())
 }
 
 /// Compares everything.
