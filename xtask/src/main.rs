@@ -18,6 +18,7 @@ mod register;
 mod scenarios;
 mod secret;
 mod services;
+mod soak;
 mod supply_chain;
 mod test;
 mod workspace;
@@ -65,6 +66,9 @@ enum Command {
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
     Bench(bench::BenchArguments),
+    /// Submit forms at a steady rate while a domain migrates live, then finish, commit and compare
+    #[command(after_help = "Example: cargo xtask soak --minutes 3 --forms 10000 --rate 5")]
+    Soak(soak::SoakArguments),
     /// Migrate a generated supply chain and compare every ledger, row by row, with the generator's model
     #[command(after_help = "Example: cargo xtask supply-chain --locations 100 --products 20")]
     SupplyChain(supply_chain::SupplyChainArguments),
@@ -102,6 +106,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Scenarios(arguments) => scenarios::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
+        Command::Soak(arguments) => soak::run(&workspace, &arguments),
         Command::SupplyChain(arguments) => supply_chain::run(&workspace, &arguments),
         Command::Lists(arguments) => lists::run(&workspace, &arguments),
         Command::Mutate(arguments) => mutate::run(&workspace, &arguments),

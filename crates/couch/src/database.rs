@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::changes::sequence_text;
 use crate::error::{Error, Result};
 use crate::path;
 use crate::transport::{Answer, Request, Transport};
@@ -34,6 +35,8 @@ pub struct DatabaseInfo {
     pub update_seq: String,
     /// Documents, without deleted ones.
     pub doc_count: u64,
+    /// When the database was made, or opened, as the server writes it; older servers write nothing of use.
+    pub instance_start_time: Option<String>,
     /// The server's clock, if it sends a `Date`.
     pub date: Option<DateTime<Utc>>,
 }
@@ -42,6 +45,7 @@ pub struct DatabaseInfo {
 struct InfoBody {
     update_seq: Value,
     doc_count: u64,
+    instance_start_time: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,15 +99,17 @@ impl Database {
             .transport
             .send(request, |answer| Ok((self.of_database(answer)?, answer.date)))
             .await?;
-        let update_seq = match body.update_seq {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
         Ok(DatabaseInfo {
-            update_seq,
+            update_seq: sequence_text(body.update_seq),
             doc_count: body.doc_count,
+            instance_start_time: body.instance_start_time,
             date,
         })
+    }
+
+    /// Server and database, without credentials: what tells two sources of one configuration apart.
+    pub fn address(&self) -> String {
+        format!("{}/{}", self.transport.base(), self.name)
     }
 
     /// Whether the database is there.

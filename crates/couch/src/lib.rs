@@ -8,6 +8,7 @@
 //! * `view`: pages of keys and ids of a view, by start key and start document id, and counts by its reduce;
 //! * `bulk`: bodies of many documents by `_bulk_get`, existence of many by `_all_docs`, writes by `_bulk_docs`;
 //! * `bounded`: the same bodies, a bounded number of bytes at a time;
+//! * `changes`: the feed of changes, and the identity of the database that its sequences belong to;
 //! * `attachment`: attachments of one document or of many;
 //! * `database`: single documents and facts about the database.
 //!
@@ -19,6 +20,7 @@ mod attachment;
 mod backoff;
 mod bounded;
 mod bulk;
+mod changes;
 mod config;
 mod database;
 mod error;
@@ -33,6 +35,7 @@ mod view;
 pub use attachment::{Attachments, AttachmentsOutcome, InlineAttachment};
 pub use bounded::BoundedReader;
 pub use bulk::{BulkWritten, Fetched, Outcome, WriteOutcome};
+pub use changes::{Change, Changes, ChangesPage};
 pub use config::CouchConfig;
 pub use database::{Database, DatabaseInfo};
 pub use error::{CODES, Error, ErrorKind, Result};

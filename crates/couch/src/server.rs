@@ -32,12 +32,15 @@ pub struct ServerInfo {
     pub version: String,
     /// Who made it, if it says so.
     pub vendor: Option<String>,
+    /// Its own id, if it has one; the nodes of a cluster share it.
+    pub uuid: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Welcome {
     version: String,
     vendor: Option<Vendor>,
+    uuid: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,22 +70,33 @@ impl Couch {
 
     /// Asks the server who it is; proves that it is reachable and accepts the credentials.
     pub async fn ping(&self) -> Result<ServerInfo> {
-        let request = Request::new("ping", Method::GET, String::new());
-        let welcome: Welcome = self
-            .transport
-            .send(request, |answer| {
-                answer.json().map_err(|error| match error {
-                    Error::Truncated { op } => Error::Malformed {
-                        op,
-                        reason: "no welcome of a CouchDB".to_owned(),
-                    },
-                    other => other,
-                })
-            })
-            .await?;
-        Ok(ServerInfo {
-            version: welcome.version,
-            vendor: welcome.vendor.and_then(|vendor| vendor.name),
-        })
+        welcome(&self.transport).await
     }
+}
+
+impl Database {
+    /// The id of the database's server, if it has one.
+    pub(crate) async fn server_uuid(&self) -> Result<Option<String>> {
+        Ok(welcome(&self.transport).await?.uuid)
+    }
+}
+
+async fn welcome(transport: &Transport) -> Result<ServerInfo> {
+    let request = Request::new("ping", Method::GET, String::new());
+    let welcome: Welcome = transport
+        .send(request, |answer| {
+            answer.json().map_err(|error| match error {
+                Error::Truncated { op } => Error::Malformed {
+                    op,
+                    reason: "no welcome of a CouchDB".to_owned(),
+                },
+                other => other,
+            })
+        })
+        .await?;
+    Ok(ServerInfo {
+        version: welcome.version,
+        vendor: welcome.vendor.and_then(|vendor| vendor.name),
+        uuid: welcome.uuid,
+    })
 }

@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Row, Transaction};
 
@@ -102,6 +104,34 @@ impl State {
             cutoff,
             couch_stock,
         })
+    }
+
+    /// Puts cases off that Couch has changed later than the cut-off, each with the time of that change: they are not compared
+    /// before the cut-off has come there.
+    ///
+    /// # Errors
+    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
+    pub async fn put_off_diffs(&self, claim: &Claim, late: HashMap<String, DateTime<Utc>>) -> Result<(), StateError> {
+        if late.is_empty() {
+            return Ok(());
+        }
+        let (ids, until): (Vec<String>, Vec<DateTime<Utc>>) = late.into_iter().unzip();
+        let mut tx = self.pool.begin().await?;
+        check_claim(&mut tx, claim).await?;
+        lock_case_states(&mut tx, claim.migration_id, &ids).await?;
+        let (buckets, ids) = with_buckets(&ids);
+        sqlx::query(
+            "update case_state s set late_until = i.until
+             from unnest($2::smallint[], $3::text[], $4::timestamptz[]) i(bucket, case_id, until)
+             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+        )
+        .bind(claim.migration_id.0)
+        .bind(&buckets)
+        .bind(&ids)
+        .bind(&until)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
     }
 
     /// Which of these forms have a case block without any action.

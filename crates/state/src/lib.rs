@@ -12,11 +12,13 @@
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone.
 //! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
+//! * [`follow`]: what a followed domain takes of the changes of its source; [`feed`]: the feed as its one reader sees it.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
 //! * [`stats`]: what the operator is shown; [`records`]: recorded differences as they are selected;
 //!   [`report`]: what a report tells beside that. [`pace`]: how fast the work goes.
 //! * [`form_diffs`]: forms that are compared again. [`operator_rules`]: ignore rules of one domain, and what they set aside.
-//! * [`commit`], [`reset`]: the two ends of a migration. [`snapshot`]: what a commit is taken back by.
+//! * [`commit`], [`reset`]: the two ends of a migration. [`changed`]: what a commit asks about the source. [`snapshot`]: what it is
+//!   taken back by.
 
 mod again;
 pub mod batch;
@@ -24,12 +26,15 @@ pub mod blob_change;
 mod burial;
 pub mod case_order;
 pub mod case_stage;
+pub mod changed;
 pub mod commit;
 mod deleted_case;
 pub mod diff_stage;
 mod dispatch;
 pub mod error;
+mod feed;
 pub mod first_runs;
+pub mod follow;
 mod forced;
 pub mod form_diffs;
 pub mod form_stage;

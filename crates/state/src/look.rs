@@ -2,7 +2,7 @@
 //! that ranges go side by side and an interrupted look goes on where each of them stood.
 
 use proto::doctype::DocType;
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
 use crate::scan::{Cursor, cursor_from, insert_case_states, save_cursor};
@@ -131,17 +131,7 @@ impl State {
                 }
             }
             Look::SqlForms => {
-                sqlx::query(
-                    "insert into doc_diff (migration_id, kind, doc_id, diffs)
-                     select $1, kind, id, $4 from unnest($2::text[], $3::text[]) t(kind, id)
-                     where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = t.id)",
-                )
-                .bind(id.0)
-                .bind(&kinds)
-                .bind(&ids)
-                .bind(ONLY_IN_SQL)
-                .execute(&mut *tx)
-                .await?;
+                record_only_in_sql(&mut tx, id, &kinds, &ids).await?;
             }
             Look::SqlCases => {
                 let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
@@ -194,6 +184,27 @@ impl State {
         tx.commit().await?;
         Ok(forgotten)
     }
+}
+
+/// Records forms that SQL has and Couch has not.
+pub(crate) async fn record_only_in_sql(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    kinds: &[&str],
+    ids: &[&str],
+) -> Result<(), StateError> {
+    sqlx::query(
+        "insert into doc_diff (migration_id, kind, doc_id, diffs)
+         select $1, kind, id, $4 from unnest($2::text[], $3::text[]) t(kind, id)
+         where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = t.id)",
+    )
+    .bind(id.0)
+    .bind(kinds)
+    .bind(ids)
+    .bind(ONLY_IN_SQL)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// What is looked at.

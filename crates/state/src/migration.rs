@@ -71,12 +71,14 @@ pub enum Phase {
     Patch,
     /// The ids of both sides are compared.
     Missing,
+    /// The run has been through all phases, and takes what changes from now on.
+    Follow,
     /// The last run went through all phases.
     Finished,
 }
 
 impl Phase {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Idle,
         Self::Scan,
         Self::Replay,
@@ -84,6 +86,7 @@ impl Phase {
         Self::Diff,
         Self::Patch,
         Self::Missing,
+        Self::Follow,
         Self::Finished,
     ];
 
@@ -97,6 +100,7 @@ impl Phase {
             Self::Diff => "diff",
             Self::Patch => "patch",
             Self::Missing => "missing",
+            Self::Follow => "follow",
             Self::Finished => "finished",
         }
     }

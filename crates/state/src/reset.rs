@@ -6,7 +6,7 @@ use sqlx::{Postgres, Row, Transaction};
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
-const PURGED: [&str; 24] = [
+const PURGED: [&str; 26] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
     "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
@@ -32,6 +32,8 @@ const PURGED: [&str; 24] = [
     "delete from stage_total where ctid = any(array(select ctid from stage_total where migration_id = $1 limit $2))",
     "delete from scan_cursor where ctid = any(array(select ctid from scan_cursor where migration_id = $1 limit $2))",
     "delete from doc_count where ctid = any(array(select ctid from doc_count where migration_id = $1 limit $2))",
+    "delete from changed_doc where ctid = any(array(select ctid from changed_doc where migration_id = $1 limit $2))",
+    "delete from followed where ctid = any(array(select ctid from followed where migration_id = $1 limit $2))",
 ];
 
 impl State {
@@ -62,7 +64,8 @@ impl State {
         sqlx::query(
             "update migration
              set epoch = $2, purging = true, status = 'not_started', phase = 'idle', progress_set_at = null,
-                 source_seq = null, started_at = null, finished_at = null, looked_seq = null, committed_at = null,
+                 source_seq = null, started_at = null, finished_at = null, looked_seq = null, looked_identity = null,
+                 committed_at = null,
                  commit_time_zones = false, options = '{}',
                  driver_token = null, driver_until = null, driver_name = null
              where id = $1",

@@ -181,6 +181,23 @@ impl State {
         run_from(&row)
     }
 
+    /// The run of a migration that is not over.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn open_run(&self, id: MigrationId) -> Result<Option<Run>, StateError> {
+        let run_id: Option<i64> = sqlx::query_scalar(
+            "select id from run where migration_id = $1 and state in ('queued', 'running', 'stopping') order by id limit 1",
+        )
+        .bind(id.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(match run_id {
+            Some(run_id) => Some(self.run(run_id).await?),
+            None => None,
+        })
+    }
+
     /// Runs that are not over and whose domain nobody drives: for `serve` to adopt, those of the greatest weight first.
     ///
     /// # Errors

@@ -149,13 +149,15 @@ impl State {
         self.cut(held, limits, REPLAY_PASS, Stage::Case, sql).await
     }
 
-    /// Cuts batches of cases that are not diffed at their generation, from where the pass stands.
+    /// Cuts batches of cases that are not diffed at their generation, from where the pass stands. Cases that are known to be
+    /// later than the cut-off are left out.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
     pub async fn cut_diff_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
         let sql = "select bucket, case_id, 1::bigint as weight from case_state
                    where migration_id = $1 and (bucket, case_id) > ($2, $3) and diffed_generation is distinct from generation
+                     and not coalesce(late_until > (select live_cutoff from migration where id = $1), false)
                      and case_id not in (select unnest(ids) from batch
                                          where migration_id = $1 and stage = 'diff' and state = 'parked')
                    order by bucket, case_id limit $4";
@@ -274,15 +276,16 @@ pub(crate) fn with_buckets(case_ids: &[String]) -> (Vec<i16>, Vec<String>) {
     case_ids.iter().map(|id| (proto::bucket::of(id), id.clone())).unzip()
 }
 
+/// Puts cases on record that were not; gives how many.
 pub(crate) async fn insert_case_states(
     tx: &mut Transaction<'_, Postgres>,
     id: MigrationId,
     case_ids: &[String],
-) -> Result<(), StateError> {
+) -> Result<u64, StateError> {
     let mut sorted = case_ids.to_vec();
     sorted.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), case_id.clone()));
     let (buckets, ids) = with_buckets(&sorted);
-    sqlx::query(
+    let new = sqlx::query(
         "insert into case_state (migration_id, bucket, case_id)
          select $1, bucket, case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
          on conflict do nothing",
@@ -291,8 +294,9 @@ pub(crate) async fn insert_case_states(
     .bind(&buckets)
     .bind(&ids)
     .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    Ok(new)
 }
 
 /// Locks the rows of these cases in their order, so that two transactions with the same cases wait for each other instead

@@ -14,7 +14,7 @@ use crate::commands::commit::Accepted;
 use crate::commands::couch_sql_diff::ShowOrder;
 use crate::commands::cutover::Cutover;
 use crate::commands::init::TargetTables;
-use crate::commands::migrate::{CaseDiff, Forms, OnError, Order, Record, Wait};
+use crate::commands::migrate::{CaseDiff, Forms, OnError, Order, Record, Then, Wait};
 use crate::commands::report::Values;
 use crate::commands::started::Tables;
 use crate::commands::stats::Format;
@@ -322,6 +322,7 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
                 } else {
                     Record::Trusted
                 },
+                then: if args.follow { Then::Follow } else { Then::End },
             };
             migrate::migrate(context, &domain, &order, wait, stop).await
         }

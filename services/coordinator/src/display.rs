@@ -12,6 +12,7 @@ use state::stats::Progress;
 use state::{Migration, Phase};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::behind::behind;
 use crate::commands::human;
 use crate::context::Context;
 use crate::driver::stopped_for;
@@ -79,6 +80,11 @@ async fn show(context: Arc<Context>, migration: Migration, stop: CancellationTok
         let mut line = line(&now, &progress, rate.per_second(now.phase, &progress));
         if let Ok(Some(stopped)) = stopped_for(&context, &now).await {
             line.push_str(&format!(", submissions off for {}", human(stopped)));
+        }
+        if now.phase == Phase::Follow
+            && let Ok(Some(follow)) = context.state.following(migration.id).await
+        {
+            line.push_str(&format!("; {}", behind(&follow, chrono::Utc::now())));
         }
         if terminal {
             bar.set_message(line);

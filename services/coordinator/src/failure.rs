@@ -38,6 +38,8 @@ pub struct Failure {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// A server was away or busy: the same may succeed later.
+    pub may_pass: bool,
 }
 
 impl Failure {
@@ -47,7 +49,12 @@ impl Failure {
             code,
             what: what.into(),
             remedy: remedy.into(),
+            may_pass: false,
         }
+    }
+
+    fn passing(self, may_pass: bool) -> Self {
+        Self { may_pass, ..self }
     }
 }
 
@@ -66,19 +73,19 @@ impl std::error::Error for Failure {}
 
 impl From<state::StateError> for Failure {
     fn from(error: state::StateError) -> Self {
-        Self::new(error.code(), chain(&error), "")
+        Self::new(error.code(), chain(&error), "").passing(error.kind() == state::Kind::Retry)
     }
 }
 
 impl From<couch::Error> for Failure {
     fn from(error: couch::Error) -> Self {
-        Self::new(error.code(), chain(&error), error.remedy())
+        Self::new(error.code(), chain(&error), error.remedy()).passing(error.kind() == couch::ErrorKind::Retry)
     }
 }
 
 impl From<hqsql::Error> for Failure {
     fn from(error: hqsql::Error) -> Self {
-        Self::new(error.code(), chain(&error), error.remedy())
+        Self::new(error.code(), chain(&error), error.remedy()).passing(error.kind() == hqsql::ErrorKind::Retry)
     }
 }
 

@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use blobs::BlobStore;
+use chrono::{DateTime, Utc};
 use couch::{Database, Fetched, Outcome};
 use hqsql::Target;
 use proto::rows::CaseBundle;
@@ -31,7 +32,7 @@ use state::batch::Claim;
 use state::diff_stage::{CaseComparison, DiffScope};
 use state::operator_rules::Ignored;
 
-use crate::sides::{Sides, is_later};
+use crate::sides::{Sides, later};
 
 /// Bytes of Couch cases compared at once, as JSON text; in memory they are several times as large, and SQL's side is as
 /// large again. A case above it is compared alone. Of usual cases, a hundred are far below.
@@ -104,11 +105,13 @@ impl DiffHandler {
                 Outcome::Failed(error) => return Err(error.into()),
             }
         }
-        part.cases.retain(|case| {
-            let couch = couch_docs.get(&case.case_id);
-            !couch.is_some_and(|couch| is_later(couch, part.cutoff))
-        });
-        couch_docs.retain(|_, couch| !is_later(couch, part.cutoff));
+        let late: HashMap<String, DateTime<Utc>> = couch_docs
+            .iter()
+            .filter_map(|(case_id, couch)| Some((case_id.clone(), later(couch, part.cutoff)?)))
+            .collect();
+        part.cases.retain(|case| !late.contains_key(&case.case_id));
+        couch_docs.retain(|case_id, _| !late.contains_key(case_id));
+        self.state.put_off_diffs(claim, late).await?;
         let sql: HashMap<String, CaseBundle> = sql
             .into_iter()
             .map(|bundle| (bundle.case.case_id.clone(), bundle))

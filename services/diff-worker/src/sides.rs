@@ -94,16 +94,11 @@ pub(crate) fn acting_forms(couch: &Value) -> impl Iterator<Item = &str> {
     actions.filter_map(|action| action.get("xform_id").and_then(Value::as_str))
 }
 
-/// Whether Couch has changed this case since the cut-off. A case without a readable date counts as old.
-pub(crate) fn is_later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> bool {
-    let modified = couch.get("server_modified_on").and_then(Value::as_str);
-    match (
-        modified.and_then(|text| DateTime::parse_from_rfc3339(text).ok()),
-        cutoff,
-    ) {
-        (Some(modified), Some(cutoff)) => modified > cutoff,
-        _ => false,
-    }
+/// When Couch has changed this case, if that was after the cut-off. A case without a readable date counts as old.
+pub(crate) fn later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    let modified = couch.get("server_modified_on").and_then(Value::as_str)?;
+    let modified = DateTime::parse_from_rfc3339(modified).ok()?.with_timezone(&Utc);
+    (modified > cutoff?).then_some(modified)
 }
 
 fn domain_diff(old: &str, new: &str) -> Diff {
@@ -208,15 +203,19 @@ mod tests {
     fn a_live_run_compares_what_is_not_later_than_its_cutoff() {
         let cutoff = DateTime::UNIX_EPOCH + TimeDelta::hours(1);
         let modified = |text: Value| json!({"server_modified_on": text});
-        for (text, later) in [
+        for (text, is_later) in [
             (json!("1970-01-01T00:59:59.999999Z"), false),
             (json!("1970-01-01T01:00:00Z"), false),
             (json!("1970-01-01T01:00:00.000001Z"), true),
             (Value::Null, false),
             (json!("soon"), false),
         ] {
-            assert_eq!(is_later(&modified(text.clone()), Some(cutoff)), later, "{text}");
-            assert!(!is_later(&modified(text), None), "not live");
+            assert_eq!(
+                later(&modified(text.clone()), Some(cutoff)).is_some(),
+                is_later,
+                "{text}"
+            );
+            assert_eq!(later(&modified(text), None), None, "not live");
         }
     }
 }

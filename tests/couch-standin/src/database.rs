@@ -140,6 +140,11 @@ impl Database {
         self.written.subscribe()
     }
 
+    /// When it was made, as clients see it; a number that no other database of this process has.
+    pub(crate) fn incarnation_text(&self) -> String {
+        self.incarnation.to_string()
+    }
+
     /// A sequence as clients see it: a text to hand back, not to read.
     pub(crate) fn sequence_text(&self, sequence: u64) -> String {
         let mut bytes = [0; 16];

@@ -212,6 +212,7 @@ pub const KEYS: &[Key] = &[
     key("broker", "prefetch", Count, "messages", Absent("`worker.concurrency`"), "Messages that a worker may hold at a time, those it works on included."),
 
     key("live", "minimum_age", Duration, "", Value("\"1h\""), "Documents younger than this are left for the next round, since they may still change."),
+    key("live", "follow_pause", Duration, "", Value("\"30s\""), "Pause between two rounds of `MIGRATE --live --follow`."),
 
     key("worker", "concurrency", Count, "batches", Value("2"), "Batches at a time, per process: one reads while another writes."),
     key("worker", "lease", Duration, "", Value("\"30s\""), "How long a claimed batch is a silent worker's before another may take it. Renewed while the worker works."),

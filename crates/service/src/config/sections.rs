@@ -161,6 +161,9 @@ pub struct LiveConfig {
     /// Documents younger than this are left for later.
     #[serde(with = "humantime_serde")]
     pub minimum_age: Duration,
+    /// Pause between two rounds of a run that follows the source's changes.
+    #[serde(with = "humantime_serde")]
+    pub follow_pause: Duration,
 }
 
 /// `[worker]`: form, case and diff workers.

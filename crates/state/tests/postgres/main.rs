@@ -13,6 +13,7 @@ mod diffs;
 mod dispatch;
 mod failures;
 mod fixture;
+mod follow;
 mod form_diffs;
 mod forms;
 mod leases;

@@ -49,6 +49,9 @@ pub struct MigrateArgs {
     /// MIGRATE: leave submissions on, and take what is old enough. The migration stays live until --finish.
     #[arg(long, conflicts_with = "finish")]
     pub live: bool,
+    /// MIGRATE --live: when through, stay and take what changes, until `stop`, Ctrl-C or --finish.
+    #[arg(long, requires = "live")]
+    pub follow: bool,
     /// MIGRATE: refuse submissions from now on, and take the rest of a live migration.
     #[arg(long)]
     pub finish: bool,

@@ -15,6 +15,7 @@ fn the_predecessors_commands_are_understood() {
         "coordinator migrate_domain_from_couch_to_sql d MIGRATE --no-input --state-dir /x",
         "coordinator migrate_domain_from_couch_to_sql d COMMIT --accept-diffs=CommCareCase",
         "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live",
+        "coordinator migrate_domain_from_couch_to_sql d MIGRATE --live --follow",
         "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish",
         "coordinator migrate_domain_from_couch_to_sql d MIGRATE --finish --max-downtime 10m --commit-if-clean",
         "coordinator forecast d --json",

@@ -22,7 +22,7 @@ use state::scan::form_scan;
 
 pub use super::verdict::Accepted;
 use super::verdict::against;
-use super::{Confirmation, HeldDomain, confirm, human, migration_of, snapshot};
+use super::{Confirmation, HeldDomain, confirm, human, migration_of, snapshot, unchanged};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::driver::scan_page_after;
@@ -172,6 +172,7 @@ impl Committing<'_> {
         context.target.set_complete(domain, context.state.now().await?).await?;
         context.tell_hq(domain).await?;
         let late = record_late_forms(context, migration).await?;
+        let late = late.len() + unchanged::record_late_changes(context, migration, &late).await?;
         // Before the last step, so that a crash does not swallow it; it may be run twice instead.
         context.tell_staff(domain).await;
         context.state.set_commit_step(lease, CommitStep::Done, None).await?;
@@ -216,6 +217,7 @@ async fn check(context: &Context, migration: &Migration, accepted: &Accepted) ->
             "run MIGRATE again",
         ));
     }
+    unchanged::check(context, migration).await?;
     let fence = context.target.fence(domain).await?;
     if fence != Some((migration.epoch, true)) {
         return Err(Failure::new(
@@ -302,10 +304,10 @@ async fn late_forms(context: &Context, migration: &Migration) -> Result<Vec<(Str
 }
 
 /// Raises the alarm when forms have reached Couch too late: on record, where `stats` shows it, in the log, and as a metric.
-async fn record_late_forms(context: &Context, migration: &Migration) -> Result<usize> {
+async fn record_late_forms(context: &Context, migration: &Migration) -> Result<Vec<(String, String)>> {
     let late = late_forms(context, migration).await?;
     if late.is_empty() {
-        return Ok(0);
+        return Ok(late);
     }
     context.state.record_late_forms(migration.id, &late).await?;
     metrics::counter!(names::LATE_FORMS).increment(u64::try_from(late.len()).unwrap_or(u64::MAX));
@@ -320,7 +322,7 @@ async fn record_late_forms(context: &Context, migration: &Migration) -> Result<u
         late.len(),
         ids.join(", ")
     );
-    Ok(late.len())
+    Ok(late)
 }
 
 /// Goes back to Couch before a commit is done: the Domain document first, then the fences.

@@ -16,6 +16,7 @@ use super::{forecast, human, stats};
 use crate::context::Context;
 use crate::display::ProgressDisplay;
 use crate::domain_doc::DomainDoc;
+use crate::driver::follow::is_asked;
 use crate::driver::{Driven, MissingDocs, StopSignals, drive};
 use crate::failure::{Exit, Failure, Result};
 use crate::preflight;
@@ -76,6 +77,18 @@ pub struct Order {
     pub on_error: OnError,
     /// What the run does first about what is on record.
     pub record: Record,
+    /// What a live run does when it is through.
+    pub then: Then,
+}
+
+/// What a live run does when it has been through all phases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Then {
+    /// It ends.
+    #[default]
+    End,
+    /// `--follow`: it stays and takes what changes, until it is stopped.
+    Follow,
 }
 
 /// What a document with an error does to a run.
@@ -134,6 +147,7 @@ impl Order {
             on_error: OnError::of(run),
             record: Record::of(run),
             missing_docs: MissingDocs::of(run),
+            then: if is_asked(run) { Then::Follow } else { Then::End },
         }
     }
 
@@ -141,7 +155,7 @@ impl Order {
         let mut arguments = json!({
             "mode": self.mode.as_str(), "forms": self.forms.to_json(), "case_diff": self.case_diff.as_str(),
             "missing_docs": self.missing_docs.as_str(), "stop_on_error": self.on_error == OnError::Stop,
-            "rebuild_state": self.record == Record::Checked,
+            "rebuild_state": self.record == Record::Checked, "follow": self.then == Then::Follow,
         });
         self.cutover.add_to(&mut arguments);
         arguments
@@ -188,6 +202,9 @@ pub async fn migrate(
             "no `coordinator serve` is running, so that nobody would drive the run",
             "start one, or leave --detach out",
         ));
+    }
+    if order.mode == Mode::Finish && !Box::pin(end_following(context, domain, &stop)).await? {
+        return Ok(Exit::Stopped);
     }
     let run = Box::pin(queue(context, domain, order, Giver::Command)).await?;
     if wait == Wait::No {
@@ -284,6 +301,7 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
         }
         let asks_for_more = order.mode == Mode::Finish
             || order.forms != Forms::AsFound
+            || order.then == Then::Follow
             || order.case_diff != CaseDiff::After
             || order.missing_docs != MissingDocs::default()
             || order.cutover != Cutover::default()
@@ -321,6 +339,32 @@ pub(crate) async fn run_listed(
 ) -> Result<Run> {
     let run = queue(context, domain, order, Giver::List { weight }).await?;
     follow(context, &run, stop).await
+}
+
+/// A finish ends a run that only follows: asks it to stop, and waits until it has. False when the operator stops that.
+async fn end_following(context: &Arc<Context>, domain: &Domain, stop: &CancellationToken) -> Result<bool> {
+    let Some(migration) = context.state.migration(domain).await? else {
+        return Ok(true);
+    };
+    let Some(run) = context.state.open_run(migration.id).await?.filter(is_asked) else {
+        return Ok(true);
+    };
+    eprintln!("{domain} is followed by run {}; it is stopped", run.id);
+    context.state.stop_run(migration.id).await?;
+    while !context.state.run(run.id).await?.state.is_over() {
+        let driven = context.state.migration(domain).await?.and_then(|now| now.driver);
+        if driven.is_none() {
+            // Its driver died: there is nobody to end it.
+            let outcome = Some("stopped by MIGRATE --finish");
+            context.state.set_run_state(run.id, RunState::Stopped, outcome).await?;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    // The driver gives its lease back a moment later.
+    Ok(true)
 }
 
 /// Waits for the end of a run, and drives it when nobody else does. Gives the run as it was last seen.
@@ -379,7 +423,7 @@ async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken)
     };
     let signals = StopSignals {
         operator: stop.clone(),
-        shutdown: CancellationToken::new(),
+        ..StopSignals::default()
     };
     let driven = drive(context, Arc::clone(&broker), run, signals).await;
     if let Some(workforce) = workforce {

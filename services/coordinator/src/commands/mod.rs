@@ -1,5 +1,6 @@
 //! The commands.
 
+pub(crate) mod behind;
 mod chosen_forms;
 pub mod commit;
 pub mod couch_sql_diff;
@@ -18,6 +19,7 @@ pub mod serve;
 mod snapshot;
 pub mod started;
 pub mod stats;
+mod unchanged;
 pub mod uncommit;
 pub mod unfinish;
 pub(crate) mod verdict;

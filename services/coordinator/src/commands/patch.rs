@@ -82,7 +82,7 @@ pub async fn patch(
     let workforce = Workforce::if_in_process(context, &broker).await?;
     let signals = StopSignals {
         operator: stop,
-        shutdown: CancellationToken::new(),
+        ..StopSignals::default()
     };
     let patched = patch_only(context, Arc::clone(&broker), &migration, signals, scope).await;
     if let Some(workforce) = workforce {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use service::process::{record_metrics, serve_pages};
@@ -29,7 +30,8 @@ pub async fn serve(context: &Arc<Context>, stop: CancellationToken) -> Result<Ex
     let workforce = Workforce::if_in_process(context, &broker).await?;
     let id = Uuid::new_v4();
     let mut tasks: JoinSet<i64> = JoinSet::new();
-    let mut driving: HashMap<i64, ()> = HashMap::new();
+    // With each run, whether it only follows: those take no place of the domains at a time.
+    let mut driving: HashMap<i64, Arc<AtomicBool>> = HashMap::new();
     while !stop.is_cancelled() {
         while let Some(ended) = tasks.try_join_next() {
             if let Ok(run_id) = ended {
@@ -39,15 +41,16 @@ pub async fn serve(context: &Arc<Context>, stop: CancellationToken) -> Result<Ex
         match look(context, id).await {
             Ok(runs) => {
                 for run in runs {
-                    if driving.len() >= context.config.driver.domains_at_once || driving.contains_key(&run.id) {
+                    let busy = driving.values().filter(|following| !following.load(Ordering::Relaxed));
+                    if busy.count() >= context.config.driver.domains_at_once || driving.contains_key(&run.id) {
                         continue;
                     }
-                    driving.insert(run.id, ());
                     let (context, broker) = (Arc::clone(context), Arc::clone(&broker));
                     let signals = StopSignals {
-                        operator: CancellationToken::new(),
                         shutdown: stop.clone(),
+                        ..StopSignals::default()
                     };
+                    driving.insert(run.id, Arc::clone(&signals.following));
                     tasks.spawn(async move {
                         if let Err(failure) = drive(&context, broker, &run, signals).await {
                             tracing::error!(code = failure.code, domain = %run.domain, "{failure}");

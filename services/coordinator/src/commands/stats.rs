@@ -8,12 +8,13 @@ use proto::ids::Domain;
 use serde_json::json;
 use state::Status;
 use state::blob_change::BlobOrigin;
+use state::follow::Follow;
 use state::operator_rules::IgnoredCount;
 use state::patch::PatchCounts;
 use state::stats::TypeStats;
 use tokio_util::sync::CancellationToken;
 
-use super::{forecast, human};
+use super::{behind, forecast, human};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::driver::{MissingDocs, couch_counts, look_for_missing, stopped_for};
@@ -54,6 +55,8 @@ struct Found {
     patches: PatchCounts,
     /// Forms that reached Couch after the domain was switched.
     late: i64,
+    /// How a followed domain stands to the feed of changes.
+    follow: Option<Follow>,
 }
 
 impl Found {
@@ -108,6 +111,9 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
         println!("phase: {} ({driver})", migration.phase);
         if let Some(stopped) = stopped {
             println!("HQ has refused submissions for {}.", human(stopped));
+        }
+        if let Some(follow) = &found.follow {
+            println!("changes: {}", behind::behind(follow, context.state.now().await?));
         }
     }
     print_table(&found.rows, "");
@@ -185,6 +191,7 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         removed_blobmeta,
         patches: context.state.patch_counts(migration.id).await?,
         late: context.state.late_forms(migration.id, 0).await?.0,
+        follow: context.state.following(migration.id).await?,
     })
 }
 
@@ -216,6 +223,7 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         removed_blobmeta: 0,
         patches: PatchCounts::default(),
         late: 0,
+        follow: None,
     })
 }
 
@@ -383,5 +391,6 @@ fn as_json(domain: &Domain, found: &Found, ahead: Option<&Forecast>, stopped: Op
         "late_forms": found.late,
         "submissions_stopped_seconds": stopped.map(|stopped| stopped.as_secs_f64()),
         "forecast": ahead.map(|ahead| forecast::as_json(domain, ahead)),
+        "follow": found.follow.as_ref().map(behind::as_json),
     })
 }

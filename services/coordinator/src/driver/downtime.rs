@@ -11,7 +11,7 @@ use crate::commands::human;
 use crate::failure::{Failure, Result};
 
 /// What `COMMIT` may refuse in a run that has gone through all phases.
-const NOT_CLEAN: [&str; 2] = ["C2S-4041", "C2S-4042"];
+const NOT_CLEAN: [&str; 3] = ["C2S-4041", "C2S-4042", "C2S-4131"];
 
 impl Driver {
     /// Leads the run to its end, whatever that is.

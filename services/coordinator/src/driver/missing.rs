@@ -261,7 +261,7 @@ async fn find_vanished(driver: &Driver) -> Step<u64> {
     }
 }
 
-async fn absent(driver: &Driver, ids: &[impl AsRef<str>]) -> Step<Vec<String>> {
+pub(super) async fn absent(driver: &Driver, ids: &[impl AsRef<str>]) -> Step<Vec<String>> {
     let present = driver.context.forms_db.all_docs_exist(ids).await?;
     Ok(present
         .into_iter()
@@ -353,7 +353,7 @@ pub(super) async fn recheck(driver: &Driver) -> Step<u64> {
 
 /// Documents of which Couch has an older revision than the one that was migrated. They are read once more before they are
 /// held against Couch: one node of a cluster may be behind the others for a moment.
-async fn record_rewound(driver: &Driver, doc_type: DocType, revisions: &[(String, String)]) -> Step<()> {
+pub(super) async fn record_rewound(driver: &Driver, doc_type: DocType, revisions: &[(String, String)]) -> Step<()> {
     let state = &driver.context.state;
     let suspects = state.rewound(driver.migration.id, revisions).await?;
     if suspects.is_empty() {

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::missing::{self, Begin, Depth};
 use super::steps::held_driver;
-use super::{Driver, Step, StopSignals};
+use super::{Driver, Step, StopSignals, changed_since};
 use crate::commands::migrate::Order;
 use crate::context::Context;
 use crate::failure::Result;
 
 /// How often the last look may find changed documents before the run ends with what it has: submissions are blocked, so
 /// that changes come from a few operations only. Whatever is left is not diffed at its revision, and stands against COMMIT.
-const ROUNDS: usize = 5;
+pub(super) const ROUNDS: usize = 5;
 
 /// How documents that only one side has are looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -72,12 +72,17 @@ impl Driver {
         for _ in 0..ROUNDS {
             self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
+            let place = changed_since::place(self).await?;
             let look = Box::pin(missing::find(self, begin, Depth::Revisions));
             let seen = self.measured(Work::Missing, look).await?;
             begin = Begin::Anew;
+            if !seen.resumed {
+                self.context.state.set_looked(&self.lease, &place).await?;
+            }
             if seen.changed == 0 {
-                // What an earlier run has looked at may have changed since. A live migration is looked at again anyway.
-                if seen.resumed && self.cutoff.is_none() {
+                // What an earlier run has looked at may have changed since. A live migration is looked at again anyway, unless
+                // its run stays and relies on the look.
+                if seen.resumed && (self.cutoff.is_none() || self.reader.is_some()) {
                     continue;
                 }
                 return Ok(());
@@ -109,7 +114,7 @@ pub async fn look_for_missing(
     let broker = context.broker().await?;
     let signals = StopSignals {
         operator: stop,
-        shutdown: CancellationToken::new(),
+        ..StopSignals::default()
     };
     let held = held_driver(context, Arc::clone(&broker), migration, signals).await?;
     let looked = if how == MissingDocs::Recheck {

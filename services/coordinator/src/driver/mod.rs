@@ -8,13 +8,18 @@
 //! checks its lease; if it is lost, the driver stops where it stands, and whoever takes the lease goes on from there.
 
 mod blob_check;
+mod changed_since;
 mod compare_again;
 mod dead_letters;
 mod dispatch;
 mod downtime;
+mod feed;
 mod first_run;
+pub(crate) mod follow;
+mod interruption;
 mod lease;
 mod left;
+mod looks;
 mod missing;
 mod missing_docs;
 mod on_error;
@@ -27,6 +32,7 @@ mod start;
 mod steps;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use broker::Broker;
@@ -36,18 +42,20 @@ use state::migration::DriverLease;
 use state::pace::Work;
 use state::run::{Run, RunState};
 use state::scan::{CutLimits, DIFF_PASS, REPLAY_PASS};
-use state::{Kind, Migration, Phase, StateError};
+use state::{Migration, Phase};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::commands::migrate::{CaseDiff, Forms, Order};
+use crate::commands::migrate::{CaseDiff, Forms, Order, Then};
 use crate::commands::verdict;
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 use dispatch::Dispatcher;
+use interruption::{Interruption, Step};
 
 pub use blob_check::check_blobs;
+pub use changed_since::{ChangedSince, changed_since};
 pub use compare_again::{Compared, Ended, Pace, compare_again};
 pub use left::{left, stopped_for};
 pub use missing_docs::{MissingDocs, look_for_missing};
@@ -84,48 +92,9 @@ pub struct StopSignals {
     pub operator: CancellationToken,
     /// The process is going away.
     pub shutdown: CancellationToken,
+    /// Set by the driver once the run has been through all phases and only follows: it costs little from then on.
+    pub following: Arc<AtomicBool>,
 }
-
-/// What interrupts a phase.
-enum Interruption {
-    Failed(Failure),
-    LeaseLost,
-    Operator,
-    Shutdown,
-    /// The run cannot end within its limit of downtime, for the reason told: the domain goes back to live.
-    TooLong(String),
-}
-
-impl From<StateError> for Interruption {
-    /// A lost lease is not a failure of the run: somebody else leads it now, or a reset has ended it.
-    fn from(error: StateError) -> Self {
-        if error.kind() == Kind::Lost {
-            Self::LeaseLost
-        } else {
-            Self::Failed(error.into())
-        }
-    }
-}
-
-impl From<Failure> for Interruption {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<couch::Error> for Interruption {
-    fn from(error: couch::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<hqsql::Error> for Interruption {
-    fn from(error: hqsql::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-type Step<T> = std::result::Result<T, Interruption>;
 
 /// Drives one domain for one run.
 pub struct Driver {
@@ -140,6 +109,11 @@ pub struct Driver {
     cutoff: Option<DateTime<Utc>>,
     /// Errors of documents since then end the run.
     errors_since: Option<DateTime<Utc>>,
+    /// Scans leave out what is on record already: whatever of that changes is in the feed.
+    unmet_only: bool,
+    /// The phases are those of a round of following.
+    is_following: bool,
+    reader: Option<feed::FeedReader>,
 }
 
 /// Drives the domain of a run until the run is over, or until this process must stop.
@@ -173,6 +147,9 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         run_id: Some(run.id),
         cutoff: None,
         errors_since: None,
+        unmet_only: false,
+        is_following: false,
+        reader: None,
     };
     state.set_run_state(run.id, RunState::Running, None).await?;
     let mut ended = Box::pin(driver.run(run)).instrument(span).await;
@@ -180,6 +157,9 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         && driver.must_go_back(run).await
     {
         ended = Err(Interruption::TooLong(failure.to_string()));
+    }
+    if let Some(reader) = driver.reader.take() {
+        reader.stop().await;
     }
     let driven = match ended {
         Ok(outcome) => {
@@ -220,9 +200,9 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
 }
 
 impl Driver {
-    async fn phases(&self, run: &Run) -> Step<String> {
+    async fn phases(&mut self, run: &Run) -> Step<String> {
         let order = Order::of(run);
-        let state = &self.context.state;
+        let state = self.context.state.clone();
         self.dispatcher.begin().await?;
         // First, so that the documents of batches that were set aside are not tried twice.
         state.unpark(self.migration.id).await?;
@@ -239,9 +219,11 @@ impl Driver {
             second_chance::requeue(self, &order.forms).await?;
         }
         let measure = first_run::Measure::begin(self).await?;
-        self.scan_and_replay().await?;
-        let measure = measure.without(Box::pin(self.settle())).await?;
-        self.look_at_all(&order).await?;
+        let follows = self.cutoff.is_some() && order.then == Then::Follow;
+        if follows {
+            follow::begin(self).await?;
+        }
+        let measure = measure.less(self.look(&order).await?);
         if order.case_diff == CaseDiff::Patch {
             second_chance::requeue(self, &Forms::Missing).await?;
             self.scan_and_replay().await?;
@@ -250,8 +232,11 @@ impl Driver {
             self.phase(Phase::Patch).await?;
             patch::patch(self, &run.operator, &PatchScope::Recorded).await?;
         }
-        self.phase(Phase::Finished).await?;
         measure.end(self).await?;
+        if follows {
+            match Box::pin(follow::stay(self, run)).await? {}
+        }
+        self.phase(Phase::Finished).await?;
         let obstacles = state.obstacles(self.migration.id).await?;
         Ok(match self.cutoff {
             None => verdict::verdict(&obstacles),
@@ -424,6 +409,9 @@ impl Driver {
     }
 
     async fn phase(&self, phase: Phase) -> Step<()> {
+        if self.is_following {
+            return Ok(());
+        }
         tracing::info!(phase = phase.as_str(), "phase");
         Ok(self.context.state.set_phase(&self.lease, phase).await?)
     }

@@ -58,10 +58,20 @@ impl Driver {
     /// The next page of ids of the domain's documents of a type in a range, up to the run's cut-off. The cursor moves behind
     /// it; the caller records both together.
     pub(super) async fn page(&self, doc_type: DocType, range: &Range, cursor: &mut Cursor) -> Step<Vec<String>> {
+        self.page_until(doc_type, range, cursor, self.cutoff).await
+    }
+
+    async fn page_until(
+        &self,
+        doc_type: DocType,
+        range: &Range,
+        cursor: &mut Cursor,
+        cutoff: Option<DateTime<Utc>>,
+    ) -> Step<Vec<String>> {
         self.pause(std::time::Duration::ZERO).await?;
         let limit = self.context.config.driver.scan_page;
         let domain = &self.migration.domain;
-        let Some(request) = page_of(domain, doc_type, range, cursor, limit, self.cutoff)? else {
+        let Some(request) = page_of(domain, doc_type, range, cursor, limit, cutoff)? else {
             cursor.complete = true;
             return Ok(Vec::new());
         };
@@ -140,6 +150,9 @@ async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
         while !cursor.complete && ids.len() < settings.scan_window {
             ids.extend(driver.page(doc_type, &Range::default(), &mut cursor).await?);
         }
+        if driver.unmet_only {
+            ids = state.unmet(driver.migration.id, &ids).await?;
+        }
         ids.sort_unstable();
         let batches: Vec<&[String]> = ids.chunks(settings.form_batch).collect();
         state
@@ -154,11 +167,16 @@ async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
 pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
     let state = &driver.context.state;
     let settings = &driver.context.config.driver;
+    // A finish that relies on the feed does not come here again, so that one that follows records the late ones too; they
+    // are compared when the cut-off has come to their last change.
+    let until = driver.cutoff.filter(|_| driver.reader.is_none());
     for doc_type in [DocType::CommCareCase, DocType::CommCareCaseDeleted] {
         let scan = format!("case:{doc_type}");
         let mut cursor = Cursor::default();
         while !cursor.complete {
-            let ids = driver.page(doc_type, &Range::default(), &mut cursor).await?;
+            let ids = driver
+                .page_until(doc_type, &Range::default(), &mut cursor, until)
+                .await?;
             state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;
         }
     }

@@ -41,7 +41,7 @@ impl Driver {
         let options = context.domain_options(domain).to_json();
         let info = context.forms_db.info().await?;
         let cutoff = if status == Status::DryRun {
-            Some(self.cutoff(info.date)?)
+            Some(self.cutoff_at(info.date)?)
         } else {
             None
         };
@@ -57,7 +57,7 @@ impl Driver {
     }
 
     /// What is younger than the minimum age by the source's own clock may still change, or not be in its view yet.
-    fn cutoff(&self, source_clock: Option<DateTime<Utc>>) -> Result<DateTime<Utc>> {
+    pub(super) fn cutoff_at(&self, source_clock: Option<DateTime<Utc>>) -> Result<DateTime<Utc>> {
         let age = chrono::Duration::from_std(self.context.config.live.minimum_age).unwrap_or_default();
         source_clock.map(|now| now - age).ok_or_else(|| {
             Failure::new(

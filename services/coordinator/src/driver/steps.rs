@@ -38,6 +38,9 @@ pub(super) async fn held_driver(
         run_id: None,
         cutoff: held.migration.live_cutoff,
         errors_since: None,
+        unmet_only: false,
+        is_following: false,
+        reader: None,
     };
     Ok(HeldDriver { held, driver })
 }

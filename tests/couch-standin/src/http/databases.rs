@@ -12,7 +12,7 @@ pub(crate) async fn welcome() -> Response {
     let vendor = json!({"name": "CouchDB stand-in", "version": env!("CARGO_PKG_VERSION")});
     json_reply(
         StatusCode::OK,
-        &json!({"couchdb": "Welcome", "version": "3.4.3", "features": [], "vendor": vendor}),
+        &json!({"couchdb": "Welcome", "version": "3.4.3", "features": [], "uuid": "standin", "vendor": vendor}),
     )
 }
 
@@ -39,7 +39,7 @@ pub(crate) async fn info(State(app): Shared, Path(name): Path<String>) -> Result
         "disk_format_version": 8,
         "compact_running": false,
         "cluster": {"q": 1, "n": 1, "w": 1, "r": 1},
-        "instance_start_time": "0",
+        "instance_start_time": database.incarnation_text(),
     });
     Ok(json_reply(StatusCode::OK, &info))
 }

@@ -5,6 +5,7 @@ use couch_standin::{Action, FaultRule, OpKind, Predicate};
 use e2e::program::RunningCommand;
 use e2e::world::{Options, World};
 use generator::damage;
+use serde_json::Value;
 
 use crate::hook::Hook;
 use crate::{domain, migrate_cleanly};
@@ -61,6 +62,47 @@ async fn commit_is_refused_unless_finished_and_clean_and_accepted_diffs_are_reco
         "a refused command has changed something"
     );
     ensure!(!damaged.is_empty());
+    world.end()
+}
+
+/// An edit, an archive or a deletion keeps the document's date, so that no scan by date meets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_is_refused_when_documents_were_changed_in_couch_since_the_last_look() -> Result<()> {
+    let (generated, foreign) = (domain("edited", 100), domain("foreign", 20));
+    let mut world = World::start(Options::in_process()).await?;
+    world.load(&generated).await?;
+    world.domain("edited", "MIGRATE", &[]).await?.ok();
+
+    let of_type = |docs: &[Value], doc_type: &str| -> Result<(String, Value)> {
+        let doc = docs
+            .iter()
+            .find(|doc| doc["doc_type"] == doc_type)
+            .context("a document")?;
+        Ok((doc["_id"].as_str().unwrap_or_default().to_owned(), doc.clone()))
+    };
+    let (form, saved) = of_type(&generated.docs, "XFormInstance")?;
+    let (case, saved_case) = of_type(&generated.docs, "CommCareCase")?;
+    let (log, _) = of_type(&generated.docs, "SubmissionErrorLog")?;
+    let (other, saved_other) = of_type(&foreign.docs, "XFormInstance")?;
+    world.load_documents(vec![saved, saved_case, saved_other]).await?;
+    let forms = world.source().forms().name().to_owned();
+    ensure!(world.source().stand_in().delete(&forms, &log));
+    let refused = world.domain("edited", "COMMIT", &[]).await?.ended_with(1);
+    for told in ["C2S-4131", "3 documents", &form, &case, &log] {
+        ensure!(refused.stderr.contains(told), "{told}: {}", refused.told());
+    }
+    ensure!(!refused.stderr.contains(&other), "{}", refused.told());
+    ensure!(world.source().domain_doc("edited").await?["use_sql_backend"] == false);
+
+    world.domain("edited", "MIGRATE", &[]).await?.ok();
+    world
+        .state()
+        .execute("update migration set looked_identity = 'another'", &[])
+        .await?;
+    let refused = world.domain("edited", "COMMIT", &[]).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4130"), "{}", refused.told());
+    world.domain("edited", "MIGRATE", &[]).await?.ok();
+    world.domain("edited", "COMMIT", &[]).await?.ok();
     world.end()
 }
 

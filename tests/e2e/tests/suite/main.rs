@@ -11,6 +11,7 @@ mod crashes;
 mod cutover;
 mod damage;
 mod errors;
+mod follow;
 mod hook;
 mod interrupts;
 mod ledgers;

@@ -107,7 +107,7 @@ pub(super) async fn run(
     let workforce = Workforce::if_in_process(context, &broker).await?;
     let signals = StopSignals {
         operator: stop,
-        shutdown: CancellationToken::new(),
+        ..StopSignals::default()
     };
     let ended = compare_again(context, Arc::clone(&broker), &migration, signals, what, pace).await;
     if let Some(workforce) = workforce {
