@@ -131,14 +131,16 @@ impl State {
         Ok(revived.len())
     }
 
-    /// Ids of documents on record as there, in order, after an id. Patch forms are none of Couch's.
+    /// Ids of documents on record as there, in order, after an id. Patch forms are none of Couch's, and those that were begun
+    /// and never staged are what an attempt has left behind: nobody has them.
     ///
     /// # Errors
     /// Database errors.
     pub async fn staged_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
         Ok(sqlx::query_scalar(
             "select d.doc_id from doc_revision d where d.migration_id = $1 and d.doc_id > $2 and not d.deleted
-               and not exists (select 1 from patch_form p where p.migration_id = $1 and p.form_id = d.doc_id)
+               and not exists (select 1 from patch_form p
+                               where p.migration_id = $1 and p.form_id = d.doc_id and p.staged)
              order by d.doc_id limit $3",
         )
         .bind(id.0)

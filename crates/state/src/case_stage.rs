@@ -11,7 +11,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::{Claim, check_claim, finish_claim, insert_batch};
 use crate::outcome::{DocError, record_errors, record_missing_docs};
-use crate::patch_outcome;
+use crate::patch_outcome::{self, LEDGER_CORRECTION};
 use crate::scan::with_buckets;
 use crate::{State, StateError};
 
@@ -29,8 +29,12 @@ pub struct CaseInputs {
     /// Of the accepted forms, as (case, form), those whose row somebody has begun to remove since this very case refused
     /// them, and has not come to the verdict.
     pub removing: Vec<(String, String)>,
+    /// The same of patch forms: nobody can write their rows anew, so that the case refuses them in any event.
+    pub removing_patches: Vec<(String, String)>,
     /// Events: case, encoded `CaseEvent`.
     pub events: Vec<(String, Vec<u8>)>,
+    /// What patch forms set in ledgers beside themselves: case, patch form, encoded `CaseEvent`.
+    pub corrections: Vec<(String, String, Vec<u8>)>,
 }
 
 /// A form that a replay refused.
@@ -94,10 +98,11 @@ impl State {
         .await?;
         let rows = sqlx::query(
             "select s.case_id, s.form_id, s.payload, s.begun, v.form_id is not null and not v.removing as refused,
-                    v.form_id is not null and v.removing and v.case_id = s.case_id as removing
+                    v.form_id is not null and v.removing and v.case_id = s.case_id as removing, p.form_id is not null as is_patch
              from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
              left join form_verdict v on v.migration_id = $1 and v.form_id = s.form_id
+             left join patch_form p on p.migration_id = $1 and p.form_id = v.form_id
              where v.form_id is null or v.removing or v.case_id = s.case_id",
         )
         .bind(claim.migration_id.0)
@@ -105,13 +110,19 @@ impl State {
         .bind(&ids)
         .fetch_all(&mut *tx)
         .await?;
-        let (mut staged, mut refused, mut removing) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
+        let (mut staged, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
+        let (mut removing, mut removing_patches) = (Vec::new(), Vec::new());
         let mut staged_as = HashMap::new();
         for row in &rows {
             let form_id: String = row.try_get("form_id")?;
             staged_as.insert(form_id.clone(), row.try_get("begun")?);
             if row.try_get("removing")? {
-                removing.push((row.try_get("case_id")?, form_id.clone()));
+                let list = if row.try_get("is_patch")? {
+                    &mut removing_patches
+                } else {
+                    &mut removing
+                };
+                list.push((row.try_get("case_id")?, form_id.clone()));
             }
             let effects = (row.try_get("case_id")?, form_id, row.try_get("payload")?);
             if row.try_get("refused")? {
@@ -120,8 +131,8 @@ impl State {
                 staged.push(effects);
             }
         }
-        let events = sqlx::query(
-            "select e.case_id, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
+            "select e.case_id, e.kind, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
              join case_event e on e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id
              order by e.case_id, e.kind",
         )
@@ -129,18 +140,24 @@ impl State {
         .bind(&buckets)
         .bind(&ids)
         .fetch_all(&mut *tx)
-        .await?
-        .iter()
-        .map(|row| Ok((row.try_get("case_id")?, row.try_get("payload")?)))
-        .collect::<Result<_, sqlx::Error>>()?;
+        .await?;
+        let (mut events, mut corrections) = (Vec::new(), Vec::new());
+        for (case_id, kind, payload) in rows {
+            match kind.strip_prefix(LEDGER_CORRECTION) {
+                Some(form_id) => corrections.push((case_id, form_id.to_owned(), payload)),
+                None => events.push((case_id, payload)),
+            }
+        }
         tx.commit().await?;
         Ok(CaseInputs {
             dirty,
             staged,
             refused,
             removing,
+            removing_patches,
             staged_as,
             events,
+            corrections,
         })
     }
 
@@ -152,7 +169,8 @@ impl State {
     pub async fn finish_cases(&self, claim: &Claim, dirty: &[i64], results: &CaseResults) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        // The cases first and in order: two batches with the same case wait for each other here, and not in a deadlock.
+        let revisions = lock_revisions(&mut tx, claim, results).await?;
+        // The cases in their order: two batches with the same case wait for each other here, and not in a deadlock.
         let mut replayed: Vec<&str> = results.replayed.iter().map(String::as_str).collect();
         replayed.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), *case_id));
         replayed.dedup();
@@ -188,10 +206,46 @@ impl State {
             rev: None,
         });
         record_errors(&mut tx, claim.migration_id, errors.collect()).await?;
-        record_verdicts(&mut tx, claim, results).await?;
+        record_verdicts(&mut tx, claim, results, &revisions).await?;
         withdraw_verdicts(&mut tx, claim, &results.withdrawn).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// A form of which a verdict was found or taken back, as somebody has begun to write it last.
+struct LastWriting {
+    form_id: String,
+    doc_type: String,
+    rev: String,
+    begun: i64,
+}
+
+/// Locks the revisions of the forms that the results judge.
+async fn lock_revisions(
+    tx: &mut Transaction<'_, Postgres>,
+    claim: &Claim,
+    results: &CaseResults,
+) -> Result<Vec<LastWriting>, StateError> {
+    let refused = results.verdicts.iter().map(|verdict| verdict.form_id.as_str());
+    let judged: Vec<&str> = refused.chain(results.withdrawn.iter().map(String::as_str)).collect();
+    if judged.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "select doc_id, doc_type, rev, begun from doc_revision where migration_id = $1 and doc_id = any($2)
+         order by doc_id for no key update",
+    )
+    .bind(claim.migration_id.0)
+    .bind(&judged)
+    .fetch_all(&mut **tx)
+    .await?;
+    let last = rows.into_iter().map(|(form_id, doc_type, rev, begun)| LastWriting {
+        form_id,
+        doc_type,
+        rev,
+        begun,
+    });
+    Ok(last.collect())
 }
 
 /// Takes verdicts back. The forms have lost their rows, and go through the form stage again.
@@ -234,42 +288,46 @@ async fn record_verdicts(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     results: &CaseResults,
+    revisions: &[LastWriting],
 ) -> Result<(), StateError> {
     if results.verdicts.is_empty() {
         return Ok(());
     }
-    let verdicts = patch_outcome::give_up(tx, claim, &results.verdicts).await?;
-    if verdicts.is_empty() {
-        return Ok(());
-    }
     let id = claim.migration_id.0;
-    let by_form: BTreeMap<&str, &Verdict> = verdicts
+    let by_form: BTreeMap<&str, &Verdict> = results
+        .verdicts
         .iter()
-        .map(|verdict| (verdict.form_id.as_str(), *verdict))
+        .map(|verdict| (verdict.form_id.as_str(), verdict))
         .collect();
-    let form_ids: Vec<&str> = by_form.keys().copied().collect();
-    let revisions: Vec<(String, String, String, i64)> = sqlx::query_as(
-        "select doc_id, doc_type, rev, begun from doc_revision where migration_id = $1 and doc_id = any($2)
-         order by doc_id for no key update",
-    )
-    .bind(id)
-    .bind(&form_ids)
-    .fetch_all(&mut **tx)
-    .await?;
-    if revisions.len() < by_form.len() {
+    let known = revisions
+        .iter()
+        .filter(|last| by_form.contains_key(last.form_id.as_str()));
+    if known.count() < by_form.len() {
         return Err(StateError::Corrupt("revision of a staged form"));
     }
-    let moved = dirty_among(tx, claim, &verdicts).await?;
+    let judged: Vec<(&Verdict, &LastWriting)> = revisions
+        .iter()
+        .filter(|last| results.staged_as.get(&last.form_id) == Some(&last.begun))
+        .filter_map(|last| Some((*by_form.get(last.form_id.as_str())?, last)))
+        .collect();
+    let reasons = judged.iter().map(|(verdict, _)| {
+        (
+            verdict.form_id.as_str(),
+            (verdict.code.as_str(), verdict.message.as_str()),
+        )
+    });
+    let moved = dirty_among(tx, claim, &results.verdicts).await?;
+    let given_up = patch_outcome::give_up(tx, claim, &reasons.collect()).await?;
     let mut again: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(revisions.len());
-    for (form_id, doc_type, rev, begun) in &revisions {
-        match by_form.get(form_id.as_str()) {
-            _ if results.staged_as.get(form_id) != Some(begun) => {}
-            Some(verdict) if moved.contains(&verdict.case_id) => {
-                again.entry(doc_type).or_default().push(form_id.clone());
-            }
-            Some(verdict) => refused.push((verdict, doc_type, rev)),
-            None => {}
+    let mut refused: Vec<(&Verdict, &str, &str)> = Vec::with_capacity(judged.len());
+    for (verdict, last) in judged {
+        if given_up.contains(&last.form_id) {
+            continue;
+        }
+        if moved.contains(&verdict.case_id) {
+            again.entry(&last.doc_type).or_default().push(last.form_id.clone());
+        } else {
+            refused.push((verdict, &last.doc_type, &last.rev));
         }
     }
     for (doc_type, form_ids) in &again {
@@ -328,7 +386,7 @@ async fn record_verdicts(
 async fn dirty_among(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
-    verdicts: &[&Verdict],
+    verdicts: &[Verdict],
 ) -> Result<HashSet<String>, StateError> {
     let case_ids: Vec<String> = verdicts.iter().map(|verdict| verdict.case_id.clone()).collect();
     let (buckets, ids) = with_buckets(&case_ids);

@@ -19,6 +19,7 @@ use crate::operator_rules::Ignored;
 use crate::outcome::record_outcomes;
 use crate::patch::PatchResults;
 use crate::patch_outcome;
+use crate::scan::lock_case_states;
 use crate::{State, StateError};
 
 pub use crate::deleted_case::StagedDeletedCase;
@@ -260,11 +261,16 @@ impl State {
             .filter(|case| !newer.contains(case.case_id.as_str()))
             .collect();
         deleted_case::stage(&mut tx, claim, &deleted).await?;
-        look_again(&mut tx, claim, &again).await?;
-        requeue_named(&mut tx, claim.migration_id, &results.named).await?;
         if claim.doc_type == DocType::CommCareCase {
-            patch_outcome::finish(&mut tx, claim, &results.patches, &results.gone).await?;
+            lock_case_states(&mut tx, claim.migration_id, &claim.ids).await?;
         }
+        patch_outcome::forget(&mut tx, claim.migration_id, &buried).await?;
+        if claim.doc_type == DocType::CommCareCase {
+            patch_outcome::finish(&mut tx, claim, &results.patches, &newer, &again).await?;
+        } else {
+            look_again(&mut tx, claim, &again).await?;
+        }
+        requeue_named(&mut tx, claim.migration_id, &results.named).await?;
         let settled = forms.iter().map(|form| form.form_id.as_str());
         let settled = settled.chain(deleted.iter().map(|case| case.case_id.as_str()));
         let settled = settled.chain(buried.iter().map(String::as_str)).collect();

@@ -4,8 +4,6 @@
 //! other results of its batch ([`PatchResults`]); the case is replayed and compared again then, which decides whether the
 //! differences are gone. A patch that is refused leaves its reason beside the record.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
 use proto::doctype::DocType;
 use proto::topology::Stage;
@@ -13,6 +11,7 @@ use sqlx::Row;
 
 use crate::batch::{Claim, check_claim, insert_batch};
 use crate::migration::DriverLease;
+use crate::patch_outcome;
 use crate::scan::with_buckets;
 use crate::stats::RecordTable;
 use crate::{MigrationId, State, StateError};
@@ -67,7 +66,7 @@ pub struct PatchFormRecord {
 pub struct PatchResults {
     /// Patches whose forms are written.
     pub patched: Vec<PatchFormRecord>,
-    /// Corrections of ledgers that go with them: case, encoded `CaseEvent`.
+    /// Corrections of ledgers that go with them: patch form, encoded `CaseEvent`.
     pub corrections: Vec<(String, Vec<u8>)>,
     /// Records that were refused.
     pub refused: Vec<PatchRefusal>,
@@ -89,9 +88,6 @@ pub struct PatchCounts {
     pub refused: i64,
 }
 
-/// Key of the event that corrects ledgers.
-pub const LEDGER_CORRECTION: &str = "ledger_correction";
-
 impl RecordTable {
     /// Its name in the state schema.
     pub const fn as_str(self) -> &'static str {
@@ -110,6 +106,31 @@ impl RecordTable {
 }
 
 impl State {
+    /// Takes back what was asked for earlier, and what was set aside of it with its errors: a driver died, or a command was
+    /// repeated. What workers have in hand stays.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn withdraw_patch_requests(&self, held: &DriverLease) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query(
+            "with gone as (
+                 delete from batch
+                 where migration_id = $1 and stage = $2 and doc_type = $3 and state in ('ready', 'parked')
+                 returning state, ids, error_code
+             )
+             delete from doc_error e
+             using (select unnest(ids) as doc_id, error_code from gone where state = 'parked') g
+             where e.migration_id = $1 and e.kind = $3 and e.doc_id = g.doc_id and e.code = g.error_code",
+        )
+        .bind(held.migration_id.0)
+        .bind(Stage::Form.as_str())
+        .bind(DocType::CommCareCase.as_str())
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Inserts batches of cases to patch.
     ///
     /// # Errors
@@ -254,17 +275,8 @@ impl State {
     pub async fn begin_patches(&self, claim: &Claim, patches: &[PatchFormRecord]) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
-        sqlx::query(
-            "insert into patch_form (migration_id, form_id, case_id, record)
-             select $1, form_id, case_id, record from unnest($2::text[], $3::text[], $4::text[]) i(form_id, case_id, record)
-             order by form_id on conflict do nothing",
-        )
-        .bind(claim.migration_id.0)
-        .bind(patches.iter().map(|patch| patch.form_id.as_str()).collect::<Vec<_>>())
-        .bind(patches.iter().map(|patch| patch.case_id.as_str()).collect::<Vec<_>>())
-        .bind(patches.iter().map(|patch| patch.table.as_str()).collect::<Vec<_>>())
-        .execute(&mut *tx)
-        .await?;
+        let patches: Vec<&PatchFormRecord> = patches.iter().collect();
+        patch_outcome::put_on_record(&mut tx, claim.migration_id, &patches).await?;
         Ok(tx.commit().await?)
     }
 
@@ -319,6 +331,41 @@ impl State {
             .collect()
     }
 
+    /// Which of these forms are staged patch forms.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn patch_forms_among(&self, id: MigrationId, form_ids: &[String]) -> Result<Vec<String>, StateError> {
+        if form_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sqlx::query_scalar(
+            "select form_id from patch_form where migration_id = $1 and staged and form_id = any($2) order by 1",
+        )
+        .bind(id.0)
+        .bind(form_ids)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Blob metadata that was inserted for these forms as patch forms, as (form, key): it goes with their rows.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn patch_blobs(&self, id: MigrationId, form_ids: &[String]) -> Result<Vec<(String, String)>, StateError> {
+        if form_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sqlx::query_as(
+            "select parent_id, key from blob_change
+             where migration_id = $1 and parent_id = any($2) and kind = 'insert' and origin = 'patch' order by 1, 2",
+        )
+        .bind(id.0)
+        .bind(form_ids)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
     /// Refusals whose records still stand, in order.
     ///
     /// # Errors
@@ -343,30 +390,6 @@ impl State {
                 })
             })
             .collect()
-    }
-
-    /// Corrections of ledgers that these cases have: case, encoded `CaseEvent`.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn ledger_corrections(
-        &self,
-        id: MigrationId,
-        case_ids: &[String],
-    ) -> Result<HashMap<String, Vec<u8>>, StateError> {
-        let (buckets, ids) = with_buckets(case_ids);
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
-            "select e.case_id, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             join case_event e on e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id
-             where e.kind = $4",
-        )
-        .bind(id.0)
-        .bind(&buckets)
-        .bind(&ids)
-        .bind(LEDGER_CORRECTION)
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows.into_iter().collect())
     }
 
     /// How many cases were patched at least once, by how many forms, and how many records could not be.

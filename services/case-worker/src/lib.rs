@@ -102,7 +102,8 @@ impl CaseHandler {
         self.remove_forms(claim, &outcome.verdicts, staged_as).await
     }
 
-    /// A refused form has no row: HQ drops a form whole when any part of it is in error. That the rows are about to go is on
+    /// A refused form has no row: HQ drops a form whole when any part of it is in error. Blob metadata stays, as Couch needs
+    /// it, but for that of a patch form. That the rows are about to go is on
     /// record before they go, and the verdict afterwards; if this process dies in between, the next replay either comes to
     /// the same verdict, or has the row written anew. A row that somebody has begun to write since stays: nothing is known of
     /// it yet.
@@ -128,6 +129,8 @@ impl CaseHandler {
             verdicts.retain(|verdict| locked.contains(&verdict.form_id));
             let removed = self.state.begin_removals(claim, &verdicts, staged_as).await?;
             tx.delete_forms(&claim.domain, &removed).await?;
+            let blobs = self.state.patch_blobs(claim.migration_id, &removed).await?;
+            tx.remove_blobmeta(&blobs).await?;
             tx.commit().await?;
         }
         Ok(())

@@ -36,7 +36,11 @@ struct Inputs {
     refused: BTreeSet<String>,
     /// Of the accepted forms, those that the case has begun to refuse.
     removing: BTreeSet<String>,
+    /// Patch forms that the case has begun to refuse.
+    removing_patches: BTreeSet<String>,
     events: Vec<CaseEvent>,
+    /// What patch forms set in ledgers beside themselves.
+    corrections: Vec<(String, Vec<LedgerConsumption>)>,
 }
 
 /// Replays the cases. A case whose id belongs to another domain in the target is left alone, and its forms are refused.
@@ -63,12 +67,13 @@ pub(crate) fn replay_batch(
             }
             continue;
         }
-        for event in &inputs.events {
-            if let CaseEvent::LedgerCorrection { consumptions } = event {
-                let of_case = consumptions.iter().map(|one| (case_id.clone(), one.clone()));
-                outcome.corrections.extend(of_case);
-            }
+        for form_id in &inputs.removing_patches {
+            refused
+                .entry(form_id.clone())
+                .or_insert_with(|| lost_patch(form_id, case_id));
         }
+        let kept = |effects: &FormEffects| !inputs.removing_patches.contains(effects.form.form_id.as_str());
+        inputs.forms.retain(kept);
         let replayed = casemodel::replay(ReplayInput {
             domain,
             case_id: &CaseId::new(case_id.clone()),
@@ -83,6 +88,14 @@ pub(crate) fn replay_batch(
             inputs.removing.remove(form_id.as_str());
             if !inputs.refused.remove(form_id.as_str()) {
                 refuse(&mut refused, form_id.as_str(), case_id, *reason);
+            }
+        }
+        // A patch form that is refused takes along what it sets beside itself. No two set the same: a ledger is corrected
+        // where SQL has no value, and has one from then on.
+        for (form_id, consumptions) in inputs.corrections {
+            if !refused.contains_key(&form_id) {
+                let of_case = consumptions.into_iter().map(|one| (case_id.clone(), one));
+                outcome.corrections.extend(of_case);
             }
         }
         outcome.withdrawn.extend(inputs.refused);
@@ -128,6 +141,17 @@ fn refuse(refused: &mut BTreeMap<String, Verdict>, form_id: &str, case_id: &str,
     });
 }
 
+/// The removal of a patch form's row was begun, and nothing tells how far it came: the row cannot be written anew from a
+/// document, and so the patch is given up.
+fn lost_patch(form_id: &str, case_id: &str) -> Verdict {
+    Verdict {
+        form_id: form_id.to_owned(),
+        case_id: case_id.to_owned(),
+        code: "C2S-2390".to_owned(),
+        message: format!("case {case_id}: a worker died while it removed the patch form"),
+    }
+}
+
 fn describe(reason: RejectReason) -> &'static str {
     match reason {
         RejectReason::ForeignCase => "the case belongs to another domain",
@@ -157,6 +181,19 @@ fn decode(inputs: CaseInputs) -> Result<HashMap<String, Inputs>, BatchFailure> {
     }
     for (case_id, form_id) in inputs.removing {
         by_case.entry(case_id).or_default().removing.insert(form_id);
+    }
+    for (case_id, form_id) in inputs.removing_patches {
+        by_case.entry(case_id).or_default().removing_patches.insert(form_id);
+    }
+    for (case_id, form_id, payload) in inputs.corrections {
+        let Ok(CaseEvent::LedgerCorrection { consumptions }) = rmp_serde::from_slice(&payload) else {
+            return Err(BatchFailure::defect("a correction of ledgers cannot be read"));
+        };
+        by_case
+            .entry(case_id)
+            .or_default()
+            .corrections
+            .push((form_id, consumptions));
     }
     for (case_id, payload) in inputs.events {
         let event = rmp_serde::from_slice(&payload).map_err(|_| BatchFailure::defect("a case event cannot be read"))?;
@@ -288,6 +325,46 @@ mod tests {
         assert_eq!(verdicts(&accepted), []);
         assert_eq!(accepted.withdrawn, ["g"]);
         assert_eq!(accepted.bundles[0].ledger_values.len(), 1);
+    }
+
+    /// Nobody can write the row of a patch form anew: it is given up, with what it sets in ledgers beside itself.
+    #[test]
+    fn a_patch_form_that_may_have_lost_its_row_is_refused_whatever_the_case_says() {
+        let correction = |form_id: &str, value: &str| {
+            let event = CaseEvent::LedgerCorrection {
+                consumptions: vec![LedgerConsumption {
+                    section_id: "stock".to_owned(),
+                    entry_id: form_id.to_owned(),
+                    daily_consumption: value.to_owned(),
+                }],
+            };
+            let payload = rmp_serde::to_vec_named(&event).unwrap();
+            ("c".to_owned(), form_id.to_owned(), payload)
+        };
+        let inputs = |removing_patches| CaseInputs {
+            staged: vec![form("f", 1, true), form("p", 2, false), form("q", 3, false)],
+            corrections: vec![correction("p", "1"), correction("q", "2")],
+            removing_patches,
+            ..CaseInputs::default()
+        };
+        let corrected = |outcome: &Outcome| -> Vec<String> {
+            let corrections = outcome.corrections.iter();
+            corrections.map(|(_, one)| one.daily_consumption.clone()).collect()
+        };
+        let whole = outcome(inputs(Vec::new()), &[]);
+        assert_eq!(
+            (verdicts(&whole), corrected(&whole).join(" ")),
+            (Vec::new(), "1 2".to_owned())
+        );
+        let lost = outcome(inputs(vec![("c".to_owned(), "q".to_owned())]), &[]);
+        assert_eq!(verdicts(&lost), [("q", "C2S-2390")]);
+        assert!(lost.withdrawn.is_empty());
+        assert_eq!(
+            lost.bundles[0].case.server_modified_on,
+            at(2),
+            "it is replayed without the form"
+        );
+        assert_eq!(corrected(&lost), ["1"]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl FormHandler {
 
     /// Rows that an earlier attempt wrote go with their document: Couch has it no longer, or it cannot be migrated as it is
     /// now. A row that somebody has begun to write since the document was found gone stays, as does one of a newer revision.
-    /// `known` is how often each document had been begun before it was read.
+    /// A patch form takes its blob metadata along. `known` is how often each document had been begun before it was read.
     pub(crate) async fn remove_rows(
         &self,
         claim: &Claim,
@@ -86,6 +86,8 @@ impl FormHandler {
             // A row that was not there to be locked is of a later writing.
             form_ids.retain(|id| locked.contains(id) && !newer.contains(id) && !again.contains(id));
             tx.delete_forms(&claim.domain, &form_ids).await?;
+            let blobs = self.state.patch_blobs(claim.migration_id, &form_ids).await?;
+            tx.remove_blobmeta(&blobs).await?;
             tx.commit().await?;
         }
         Ok(())

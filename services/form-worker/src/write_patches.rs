@@ -88,7 +88,7 @@ impl FormHandler {
         for (shard, forms) in by_shard {
             written.extend(self.write_shard(claim, shard, forms, results).await?);
         }
-        self.settle(claim, written, by_form, results).await
+        settle(written, by_form, results)
     }
 
     /// The patch form as if it were a document, with its XML in the blob store.
@@ -115,86 +115,60 @@ impl FormHandler {
         candidate.xml = xml;
         Ok(candidate)
     }
+}
 
-    /// What was written is staged; what could not be is refused, and given up with whatever there is of it.
-    async fn settle(
-        &self,
-        claim: &Claim,
-        written: Vec<Written>,
-        mut by_form: HashMap<String, (PlannedPatch, DateTime<Utc>)>,
-        results: &mut FormResults,
-    ) -> Result<(), BatchFailure> {
-        for failed in std::mem::take(&mut results.failed) {
-            let Some((patch, _)) = by_form.remove(&failed.doc_id) else {
-                continue;
-            };
-            results.gone.push(failed.doc_id);
-            results.patches.refused.push(PatchRefusal {
-                doc_id: patch.form.case_id,
-                kind: DocType::CommCareCase.as_str().to_owned(),
-                table: patch.form.table,
-                code: failed.code,
-                message: failed.message,
-            });
-        }
-        let mut corrections: BTreeMap<String, Vec<DirectPatch>> = BTreeMap::new();
-        for one in written {
-            let Some((patch, _)) = by_form.remove(&one.candidate.doc_id) else {
-                return Err(BatchFailure::defect("a form was written that is no patch"));
-            };
-            if !patch.plan.direct.is_empty() {
-                let of_case = corrections.entry(patch.form.case_id.clone()).or_default();
-                of_case.extend(patch.plan.direct);
-            }
-            results.patches.patched.push(patch.form);
-            results.forms.push(staged_form(one, None)?);
-        }
-        self.add_corrections(claim, corrections, results).await
+/// What was written is staged; what could not be is refused, and given up with whatever there is of it.
+fn settle(
+    written: Vec<Written>,
+    mut by_form: HashMap<String, (PlannedPatch, DateTime<Utc>)>,
+    results: &mut FormResults,
+) -> Result<(), BatchFailure> {
+    for failed in std::mem::take(&mut results.failed) {
+        let Some((patch, _)) = by_form.remove(&failed.doc_id) else {
+            continue;
+        };
+        results.gone.push(failed.doc_id);
+        results.patches.refused.push(PatchRefusal {
+            doc_id: patch.form.case_id,
+            kind: DocType::CommCareCase.as_str().to_owned(),
+            table: patch.form.table,
+            code: failed.code,
+            message: failed.message,
+        });
     }
+    for one in written {
+        let Some((patch, _)) = by_form.remove(&one.candidate.doc_id) else {
+            return Err(BatchFailure::defect("a form was written that is no patch"));
+        };
+        if !patch.plan.direct.is_empty() {
+            let event = correction(&patch.form.case_id, &patch.plan.direct)?;
+            let form_id = patch.form.form_id.clone();
+            results.patches.corrections.push((form_id, encode(&event)?));
+        }
+        results.patches.patched.push(patch.form);
+        results.forms.push(staged_form(one, None)?);
+    }
+    Ok(())
+}
 
-    /// Adds to the corrections that the cases have: a replay takes them all.
-    async fn add_corrections(
-        &self,
-        claim: &Claim,
-        corrections: BTreeMap<String, Vec<DirectPatch>>,
-        results: &mut FormResults,
-    ) -> Result<(), BatchFailure> {
-        if corrections.is_empty() {
-            return Ok(());
-        }
-        let case_ids: Vec<String> = corrections.keys().cloned().collect();
-        let mut present = self.state.ledger_corrections(claim.migration_id, &case_ids).await?;
-        for (case_id, direct) in corrections {
-            let mut consumptions = match present.remove(&case_id) {
-                None => Vec::new(),
-                Some(payload) => match rmp_serde::from_slice(&payload) {
-                    Ok(CaseEvent::LedgerCorrection { consumptions }) => consumptions,
-                    _ => return Err(BatchFailure::defect("a correction of ledgers cannot be read")),
-                },
-            };
-            for patch in direct {
-                let prefix = format!("{case_id}/");
-                let place = patch
-                    .ledger
-                    .strip_prefix(&prefix)
-                    .and_then(|rest| rest.rsplit_once('/'));
-                let Some((section_id, entry_id)) = place else {
-                    return Err(BatchFailure::defect("a ledger of another case is corrected"));
-                };
-                consumptions.retain(|known: &LedgerConsumption| {
-                    (known.section_id.as_str(), known.entry_id.as_str()) != (section_id, entry_id)
-                });
-                consumptions.push(LedgerConsumption {
-                    section_id: section_id.to_owned(),
-                    entry_id: entry_id.to_owned(),
-                    daily_consumption: patch.daily_consumption,
-                });
-            }
-            let event = CaseEvent::LedgerCorrection { consumptions };
-            results.patches.corrections.push((case_id, encode(&event)?));
-        }
-        Ok(())
+/// What a patch sets in ledgers of its case beside its form.
+fn correction(case_id: &str, direct: &[DirectPatch]) -> Result<CaseEvent, BatchFailure> {
+    let mut consumptions = Vec::with_capacity(direct.len());
+    for patch in direct {
+        let ledger = patch
+            .ledger
+            .strip_prefix(case_id)
+            .and_then(|rest| rest.strip_prefix('/'));
+        let Some((section_id, entry_id)) = ledger.and_then(|rest| rest.rsplit_once('/')) else {
+            return Err(BatchFailure::defect("a ledger of another case is corrected"));
+        };
+        consumptions.push(LedgerConsumption {
+            section_id: section_id.to_owned(),
+            entry_id: entry_id.to_owned(),
+            daily_consumption: patch.daily_consumption.clone(),
+        });
     }
+    Ok(CaseEvent::LedgerCorrection { consumptions })
 }
 
 /// What Couch would hold of the form if it had been submitted there.
@@ -383,16 +357,9 @@ mod tests {
             .iter()
             .map(|diff| docdiff::Diff::from_json(diff).unwrap())
             .collect();
-        assert!(docdiff::is_case_patched(
-            "c",
-            &left,
-            &[PatchRecord::of_form(&form.body)]
-        ));
-        assert!(!docdiff::is_case_patched(
-            "d",
-            &left,
-            &[PatchRecord::of_form(&form.body)]
-        ));
+        let patches = [("p".to_owned(), PatchRecord::of_form(&form.body))];
+        assert!(docdiff::is_case_patched("c", &left, &patches));
+        assert!(!docdiff::is_case_patched("d", &left, &patches));
     }
 
     #[test]

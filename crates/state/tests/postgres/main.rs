@@ -23,6 +23,7 @@ mod model;
 mod named;
 mod operator_rules;
 mod orders;
+mod patch_outcomes;
 mod patches;
 mod plans;
 mod records;

@@ -45,6 +45,7 @@ pub(super) async fn patch(driver: &Driver, operator: &Operator, scope: &PatchSco
     let state = &driver.context.state;
     let id = driver.migration.id;
     let batch = driver.context.config.driver.diff_batch;
+    end_earlier_requests(driver).await?;
     match scope {
         PatchScope::Ids(case_ids) => state.request_patches(&driver.lease, case_ids, batch).await?,
         PatchScope::Recorded => {
@@ -70,6 +71,19 @@ pub(super) async fn patch(driver: &Driver, operator: &Operator, scope: &PatchSco
     state
         .audit(&driver.migration.domain, operator, "patch", &detail)
         .await?;
+    driver.diff_pending().await
+}
+
+/// A command that asked for patches earlier may have ended before they were made. What nobody has begun is asked for anew;
+/// what workers have in hand comes to its end first, and is compared: no case is ever in two batches.
+async fn end_earlier_requests(driver: &Driver) -> Step<()> {
+    let state = &driver.context.state;
+    state.withdraw_patch_requests(&driver.lease).await?;
+    let open = state.open_batches(driver.migration.id, Stage::Form).await?;
+    if open.is_drained() {
+        return Ok(());
+    }
+    forms_and_replays(driver).await?;
     driver.diff_pending().await
 }
 
