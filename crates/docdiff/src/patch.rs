@@ -16,14 +16,16 @@ mod ledgers;
 mod record;
 mod xml;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use proto::stock::StockTransactionRow;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::diff::Diff;
+use crate::diff::{Diff, DiffType, PathElement, Side};
+use crate::json::ANY_INDEX;
+use crate::patched::XFORM_IDS;
 use crate::record::RecordedDiff;
 
 pub(crate) use crate::patched::PATCH_XMLNS;
@@ -221,7 +223,9 @@ pub fn plan_patch(subject: &PatchSubject<'_>) -> Result<PatchPlan, CannotPatch> 
     for balance in &ledgers.balances {
         body.push_str(&xml::balance(case_id, balance)?);
     }
-    body.push_str(&record::element(case_id, &of_case, &of_ledgers, subject.stock));
+    let unmet = block.creates.then(|| forms_of_couch_only(couch)).flatten();
+    let recorded: Vec<&RecordedDiff> = of_case.iter().copied().chain(unmet.as_ref()).collect();
+    body.push_str(&record::element(case_id, &recorded, &of_ledgers, subject.stock));
     let mut effects = std::mem::take(&mut block.effects);
     effects.extend(ledgers.effects);
     let unpatched: Vec<String> = record::unpatched(subject.records, subject.stock);
@@ -235,4 +239,19 @@ pub fn plan_patch(subject: &PatchSubject<'_>) -> Result<PatchPlan, CannotPatch> 
         direct: ledgers.direct,
         body,
     })
+}
+
+/// What the comparison of a case that SQL lacks would have said of its forms: only Couch lists them. Later comparisons hold
+/// theirs against it, so that a form that comes to one side alone after the patch shows.
+fn forms_of_couch_only(couch: &Map<String, Value>) -> Option<RecordedDiff> {
+    let listed = couch.get(XFORM_IDS).and_then(Value::as_array)?;
+    let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let listed = listed.into_iter().collect::<Vec<_>>().join(",");
+    let diff = Diff {
+        diff_type: DiffType::SetMismatch,
+        path: vec![PathElement::key(XFORM_IDS), PathElement::key(ANY_INDEX)],
+        old: Side::text(listed.as_str()),
+        new: Side::text(""),
+    };
+    (!listed.is_empty()).then(|| RecordedDiff::of_case(diff, None))
 }

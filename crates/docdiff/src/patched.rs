@@ -5,6 +5,8 @@
 //!
 //! Source: `is_case_patched` and `LedgerPatches` of HQ's `casediff.py`, `is_patchable` of its `casepatch.py`.
 
+use std::collections::{BTreeSet, HashSet};
+
 use proto::stock::StockTransactionRow;
 use serde_json::{Map, Number, Value};
 
@@ -14,6 +16,9 @@ use crate::python::{equal, is_truthy};
 
 /// `xmlns` of patch forms.
 pub const PATCH_XMLNS: &str = "http://commcarehq.org/couch-to-sql/patch-case-diff";
+
+/// The list of a case's forms.
+pub(crate) const XFORM_IDS: &str = "xform_ids";
 
 /// First elements of paths that no form can change as the migration would need it.
 const UNPATCHABLE: [&str; 11] = [
@@ -27,7 +32,7 @@ const UNPATCHABLE: [&str; 11] = [
     "opened_by",
     "opened_on",
     "server_modified_on",
-    "xform_ids",
+    XFORM_IDS,
 ];
 
 /// What a patch form recorded. Early ones recorded nothing.
@@ -106,14 +111,26 @@ pub fn possible_patch_forms(diffs: &[Diff]) -> Option<Vec<&str>> {
         .then(|| form_ids.rsplit(',').collect())
 }
 
-/// Whether the patch forms, in the order of [`possible_patch_forms`], account for all differences of the case. At least
-/// one must be there.
-pub fn is_case_patched(case_id: &str, diffs: &[Diff], patches: &[PatchRecord]) -> bool {
+/// Whether the patch forms, each with its id and in the order of [`possible_patch_forms`], account for all differences of
+/// the case. At least one must be there. Beside the patch forms themselves, only such forms may stand on one side alone as
+/// one of them recorded.
+pub fn is_case_patched(case_id: &str, diffs: &[Diff], patches: &[(String, PatchRecord)]) -> bool {
     if possible_patch_forms(diffs).is_none() {
         return false;
     }
+    let ours: HashSet<&str> = patches.iter().map(|(form_id, _)| form_id.as_str()).collect();
+    let of_case = || {
+        patches
+            .iter()
+            .map(|(_, patch)| patch)
+            .filter(|patch| patch.case_id == case_id)
+    };
+    let one_sided = OneSided::of_diffs(diffs, &ours);
+    if !one_sided.is_empty() && !of_case().any(|patch| one_sided == OneSided::recorded(&patch.diffs, &ours)) {
+        return false;
+    }
     let mut left: Vec<&Diff> = diffs.iter().filter(|diff| !is_xform_ids(diff)).collect();
-    patches.iter().any(|patch| {
+    patches.iter().any(|(_, patch)| {
         if patch.case_id == case_id {
             left.retain(|diff| !is_recorded(&patch.diffs, diff, is_patchable(diff), None));
         }
@@ -121,8 +138,51 @@ pub fn is_case_patched(case_id: &str, diffs: &[Diff], patches: &[PatchRecord]) -
     })
 }
 
+/// Forms that only one side lists of a case, patch forms left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OneSided<'a> {
+    couch: BTreeSet<&'a str>,
+    sql: BTreeSet<&'a str>,
+}
+
+impl<'a> OneSided<'a> {
+    fn new(couch: Option<&'a Value>, sql: Option<&'a Value>, ours: &HashSet<&str>) -> Self {
+        let ids = |side: Option<&'a Value>| {
+            let text = side.and_then(Value::as_str).unwrap_or_default();
+            text.split(',')
+                .filter(|id| !id.is_empty() && !ours.contains(id))
+                .collect()
+        };
+        Self {
+            couch: ids(couch),
+            sql: ids(sql),
+        }
+    }
+
+    fn of_diffs(diffs: &'a [Diff], ours: &HashSet<&str>) -> Self {
+        diffs
+            .iter()
+            .find(|diff| is_xform_ids(diff))
+            .map_or_else(Self::default, |diff| {
+                Self::new(diff.old.as_value(), diff.new.as_value(), ours)
+            })
+    }
+
+    fn recorded(entries: &'a [Value], ours: &HashSet<&str>) -> Self {
+        let path = serde_json::json!([XFORM_IDS, ANY_INDEX]);
+        let entry = entries.iter().find(|entry| entry.get("path") == Some(&path));
+        entry.map_or_else(Self::default, |entry| {
+            Self::new(entry.get("old"), entry.get("new"), ours)
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.couch.is_empty() && self.sql.is_empty()
+    }
+}
+
 fn is_xform_ids(diff: &Diff) -> bool {
-    diff.diff_type == DiffType::SetMismatch && diff.path == [PathElement::key("xform_ids"), PathElement::key(ANY_INDEX)]
+    diff.diff_type == DiffType::SetMismatch && diff.path == [PathElement::key(XFORM_IDS), PathElement::key(ANY_INDEX)]
 }
 
 /// What a patch form leaves behind: what no form can change, and a property that Couch lacks, or has null for, and that a

@@ -13,8 +13,6 @@ use crate::target::Target;
 pub struct FormPlace {
     /// Form.
     pub form_id: String,
-    /// Its `xmlns`.
-    pub xmlns: String,
     /// Its `state`.
     pub state: i16,
 }
@@ -33,13 +31,12 @@ impl Target {
         until: Option<&str>,
         limit: usize,
     ) -> Result<Vec<FormPlace>> {
-        let select = "select form_id, xmlns, state from form_processor_xforminstancesql \
+        let select = "select form_id, state from form_processor_xforminstancesql \
                       where domain = $1 and form_id > $2 and ($3 = '' or form_id <= $3) order by form_id limit $4";
         self.page_between(select, shard, domain, (after, until), limit, |row| {
             Ok(FormPlace {
                 form_id: row.try_get(0)?,
-                xmlns: row.try_get::<_, Option<String>>(1)?.unwrap_or_default(),
-                state: row.try_get(2)?,
+                state: row.try_get(1)?,
             })
         })
         .await

@@ -73,7 +73,7 @@ impl DiffHandler {
             looks.push((case.case_id.as_str(), sides.look(&case.case_id)?));
         }
         // Few cases differ. Only for them is more read, together for all of them.
-        let patches = self.read_patches(&sides, &looks, &ledgers).await?;
+        let patches = self.read_patches(claim, &sides, &looks, &ledgers).await?;
         let mut ledgers = self.judge_ledgers(&claim.domain, ledgers, &patches).await?;
         let mut findings = self.judge_cases(claim, &sides, looks, &patches).await?;
         Ok(part

@@ -10,6 +10,7 @@ use hqsql::StockStates;
 use proto::rows::{BlobMetaRow, CaseBundle};
 use proto::stock::{LedgerRef, StockTransactionRow};
 use service::worker::BatchFailure;
+use state::batch::Claim;
 
 use crate::DiffHandler;
 use crate::couch_forms::{plain, xml_row};
@@ -39,11 +40,11 @@ impl Patches {
         let Some(form_ids) = possible_patch_forms(diffs) else {
             return false;
         };
-        let records: Vec<PatchRecord> = form_ids
+        let patches: Vec<(String, PatchRecord)> = form_ids
             .into_iter()
-            .filter_map(|form_id| self.records.get(form_id).cloned())
+            .filter_map(|form_id| Some((form_id.to_owned(), self.records.get(form_id)?.clone())))
             .collect();
-        is_case_patched(case_id, diffs, &records)
+        is_case_patched(case_id, diffs, &patches)
     }
 
     /// Whether the differences of a ledger are what patch forms have left.
@@ -64,6 +65,7 @@ impl DiffHandler {
     /// Reads the patch forms that may account for what was found.
     pub(crate) async fn read_patches(
         &self,
+        claim: &Claim,
         sides: &Sides,
         looks: &[(&str, Look)],
         ledgers: &Differences,
@@ -84,7 +86,7 @@ impl DiffHandler {
         ids.sort_unstable();
         let mut patches = Patches::default();
         for ids in ids.chunks(FORMS_AT_ONCE) {
-            patches.records.extend(self.patch_records(sides, ids).await?);
+            patches.records.extend(self.patch_records(claim, ids).await?);
         }
         for (case_id, forms) in of_ledgers {
             let patch = |form_id: &str| Some((form_id.to_owned(), patches.records.get(form_id)?.clone()));
@@ -97,12 +99,14 @@ impl DiffHandler {
         Ok(patches)
     }
 
-    /// The patch forms among these forms. One whose XML cannot be read recorded nothing.
-    async fn patch_records(&self, sides: &Sides, ids: &[String]) -> Result<Vec<(String, PatchRecord)>, BatchFailure> {
-        let forms = self.target.read_forms(ids).await?;
+    /// The patch forms among these forms. They are those that are on record as ours: anybody can submit a form that looks
+    /// like one. One whose XML cannot be read recorded nothing.
+    async fn patch_records(&self, claim: &Claim, ids: &[String]) -> Result<Vec<(String, PatchRecord)>, BatchFailure> {
+        let ours = self.state.patch_forms_among(claim.migration_id, ids).await?;
+        let forms = self.target.read_forms(&ours).await?;
         let ids: Vec<String> = forms
             .into_iter()
-            .filter(|bundle| bundle.form.xmlns == PATCH_XMLNS && bundle.form.domain == sides.domain.as_str())
+            .filter(|bundle| bundle.form.xmlns == PATCH_XMLNS && bundle.form.domain == claim.domain.as_str())
             .map(|bundle| bundle.form.form_id)
             .collect();
         if ids.is_empty() {

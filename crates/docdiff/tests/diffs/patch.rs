@@ -79,10 +79,10 @@ fn block(plan: &PatchPlan) -> String {
     content[..content.find("<diff>").unwrap()].to_owned()
 }
 
-/// Whether the form accounts for these differences, found when it was there.
+/// Whether the form, `new`, accounts for these differences, found when it was there.
 fn accounts_for(plan: &PatchPlan, list: &[Value]) -> bool {
     let found: Vec<Diff> = list.iter().map(|diff| Diff::from_json(diff).unwrap()).collect();
-    is_case_patched("fake", &found, &[record_of(plan)])
+    is_case_patched("fake", &found, &[("new".to_owned(), record_of(plan))])
 }
 
 const EMPTY_BLOCK: &str =
@@ -113,21 +113,28 @@ fn only_recorded(property: &str) {
     assert!(!known.contains(&property));
     assert_eq!(block(&plan), EMPTY_BLOCK);
     assert_eq!(plan.effects, [PatchEffect::RecordOnly(vec![property.to_owned()])]);
-    assert!(accounts_for(&plan, &[old_new(property), extra_forms("old", "new")]));
+    assert!(accounts_for(&plan, &[old_new(property), extra_forms("", "new")]));
+    assert!(
+        !accounts_for(&plan, &[old_new(property), extra_forms("old", "new")]),
+        "Couch lists a form that it did not when the patch was made"
+    );
 }
 
 #[test]
 fn patch_opened_by_with_xform_ids() {
-    let found = [old_new("opened_by"), extra_forms("old", "new")];
+    let found = [old_new("opened_by"), extra_forms("old", "other")];
     let plan = planned(&fake_case(), &found).unwrap();
     assert_eq!(
         said(&plan)["diffs"],
         json!([
             {"path": ["opened_by"], "patch": false, "old": "old", "new": "new"},
-            {"path": ["xform_ids", "[*]"], "patch": false, "old": "old", "new": "new"},
+            {"path": ["xform_ids", "[*]"], "patch": false, "old": "old", "new": "other"},
         ])
     );
-    assert!(accounts_for(&plan, &found));
+    assert!(accounts_for(
+        &plan,
+        &[old_new("opened_by"), extra_forms("old", "new,other")]
+    ));
 }
 
 #[test]
@@ -145,7 +152,7 @@ fn can_patch_opened_by_with_user_id() {
         "known properties, and no dynamic one: {}",
         block(&plan)
     );
-    assert!(accounts_for(&plan, &[old_new("opened_by"), extra_forms("old", "new")]));
+    assert!(accounts_for(&plan, &[old_new("opened_by"), extra_forms("", "new")]));
 }
 
 #[test]
@@ -153,8 +160,8 @@ fn patch_missing_case_property() {
     let gone = |new: &str| json!({"type": "diff", "path": ["gone"], "new_value": new});
     let plan = planned(&fake_case(), &[gone("new")]).unwrap();
     assert!(block(&plan).contains("<gone/>"), "{}", block(&plan));
-    assert!(!accounts_for(&plan, &[gone("new"), extra_forms("old", "new")]));
-    assert!(accounts_for(&plan, &[gone(""), extra_forms("old", "new")]));
+    assert!(!accounts_for(&plan, &[gone("new"), extra_forms("", "new")]));
+    assert!(accounts_for(&plan, &[gone(""), extra_forms("", "new")]));
 }
 
 const LEDGER: &str = "fake/stock/soap";
@@ -295,7 +302,7 @@ fn a_case_that_sql_lacks_is_made_whole() {
     let case = with(
         &fake_case(),
         &json!({"name": "n", "type": "t", "owner_id": "o", "closed": true, "age": "7", "count": 3, "alive": true,
-            "nothing": null, "-internal": "x", "actions": [], "xform_ids": [], "referrals": [],
+            "nothing": null, "-internal": "x", "actions": [], "xform_ids": ["b", "a", "b"], "referrals": [],
             "indices": [
                 {"identifier": "parent", "referenced_type": "house", "referenced_id": "p", "relationship": "child"},
                 {"identifier": "host", "referenced_type": "h", "referenced_id": "q", "relationship": "extension"}]}),
@@ -311,6 +318,18 @@ fn a_case_that_sql_lacks_is_made_whole() {
          <close/></case>"
     );
     assert_eq!(plan.effects[0], PatchEffect::Create);
+    assert_eq!(
+        said(&plan)["diffs"],
+        json!([
+            {"path": ["*"], "patch": true, "old": "*"},
+            {"path": ["xform_ids", "[*]"], "patch": false, "old": "a,b", "new": ""},
+        ])
+    );
+    assert!(accounts_for(&plan, &[extra_forms("b,a", "new")]));
+    assert!(
+        !accounts_for(&plan, &[extra_forms("a,b,c", "new")]),
+        "a form came to Couch alone since"
+    );
     let odd = with(&case, &json!({"list": ["a"]}));
     assert_eq!(
         planned(&odd, std::slice::from_ref(&missing)),
@@ -441,7 +460,7 @@ fn the_record_holds_any_text() {
     let plan = planned(&fake_case(), std::slice::from_ref(&entry)).unwrap();
     assert!(plan.content().is_ascii());
     assert_eq!(said(&plan)["diffs"][0]["old"], json!(value));
-    assert!(accounts_for(&plan, &[entry, extra_forms("", "patch")]));
+    assert!(accounts_for(&plan, &[entry, extra_forms("", "new")]));
 }
 
 #[test]

@@ -27,8 +27,12 @@ fn patch(said: &Value) -> PatchRecord {
     PatchRecord::of_form(&json!({"diff": text}))
 }
 
-fn of_case(entries: &Value) -> PatchRecord {
-    patch(&json!({"case_id": "c", "diffs": entries}))
+fn of_case(entries: &Value) -> (String, PatchRecord) {
+    form("p", entries)
+}
+
+fn form(form_id: &str, entries: &Value) -> (String, PatchRecord) {
+    (form_id.to_owned(), patch(&json!({"case_id": "c", "diffs": entries})))
 }
 
 #[test]
@@ -88,8 +92,14 @@ fn several_patch_forms_account_for_a_case_together() {
     let closed_by = json!({"type": "diff", "path": ["closed_by"], "old_value": "a", "new_value": "b"});
     let found = diffs(&[opened_by(), closed_by, extra_forms("p,q")]);
     assert_eq!(possible_patch_forms(&found), Some(vec!["q", "p"]), "the last first");
-    let one = of_case(&json!([{"path": ["opened_by"], "patch": false, "old": "a", "new": "b"}]));
-    let other = of_case(&json!([{"path": ["closed_by"], "patch": false, "old": "a", "new": "b"}]));
+    let one = form(
+        "q",
+        &json!([{"path": ["opened_by"], "patch": false, "old": "a", "new": "b"}]),
+    );
+    let other = form(
+        "p",
+        &json!([{"path": ["closed_by"], "patch": false, "old": "a", "new": "b"}]),
+    );
     assert!(!is_case_patched("c", &found, std::slice::from_ref(&one)));
     assert!(is_case_patched("c", &found, &[one, other]));
 }
@@ -133,8 +143,41 @@ fn what_is_never_patched() {
         assert!(!is_case_patched("c", &diffs(&found), &[record]), "{found:?}");
     }
     // Nothing but the forms themselves: an early patch form, without a record, is enough.
-    let early = PatchRecord::of_form(&json!({"case": {}}));
+    let early = ("p".to_owned(), PatchRecord::of_form(&json!({"case": {}})));
     assert!(is_case_patched("c", &diffs(&[extra_forms("p")]), &[early]));
+}
+
+/// A form that one side alone lists is a difference like any other: it is not reported while a patch form recorded it.
+#[test]
+fn forms_of_one_side_are_as_they_were_recorded() {
+    let mismatch = |old: &str, new: &str| {
+        let found = json!({"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": old, "new_value": new});
+        diffs(&[opened_by(), found])
+    };
+    let leftover = json!({"path": ["opened_by"], "patch": false, "old": "a", "new": "b"});
+    let listed = |old: &str, new: &str| json!({"path": ["xform_ids", "[*]"], "patch": false, "old": old, "new": new});
+    let first = form("p", &json!([leftover, listed("a", "x,y")]));
+    for (found, patched) in [
+        (mismatch("a", "p,x,y"), true),
+        (mismatch("a", "y,x,p"), true),
+        (mismatch("", "p"), true),
+        (mismatch("a,b", "p,x,y"), false),
+        (mismatch("a", "p,x,y,z"), false),
+        (mismatch("a", "p,x"), false),
+        (mismatch("", "p,x,y"), false),
+    ] {
+        assert_eq!(
+            is_case_patched("c", &found, std::slice::from_ref(&first)),
+            patched,
+            "{found:?}"
+        );
+    }
+    // The second patch met the first one among SQL's forms.
+    let second = form("q", &json!([leftover, listed("a", "p,x,y,z")]));
+    let both = [second, first];
+    assert!(is_case_patched("c", &mismatch("a", "p,q,x,y,z"), &both));
+    assert!(!is_case_patched("c", &mismatch("a", "p,q,x,z"), &both));
+    assert!(!is_case_patched("d", &mismatch("a", "p,q,x,y,z"), &both));
 }
 
 #[test]

@@ -142,7 +142,8 @@ async fn lacking_in_sql(driver: &Driver, doc_type: DocType, ids: Vec<String>) ->
         .collect())
 }
 
-/// A page of SQL's forms, on the shard that the cursor stands at: those that Couch lacks. Patch forms are SQL's own.
+/// A page of SQL's forms, on the shard that the cursor stands at: those that Couch lacks. Patch forms are SQL's own, if they
+/// are on record as such: whatever else looks like one is a form that Couch lacks.
 async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -> Step<Vec<(String, String)>> {
     let places = sql_page(driver, range, cursor, async |shard, after, limit| {
         let (target, domain) = (&driver.context.target, &driver.migration.domain);
@@ -150,20 +151,19 @@ async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -
         Ok(target.forms_between(shard, domain, after, until, limit).await?)
     })
     .await?;
-    let of_couch: Vec<&FormPlace> = places
-        .iter()
-        .filter(|form| form.xmlns != docdiff::PATCH_XMLNS)
-        .collect();
-    let ids: Vec<&str> = of_couch.iter().map(|form| form.form_id.as_str()).collect();
+    let ids: Vec<&str> = places.iter().map(|form| form.form_id.as_str()).collect();
     let absent = absent(driver, &ids).await?;
-    Ok(of_couch
+    let ours = driver
+        .context
+        .state
+        .patch_forms_among(driver.migration.id, &absent)
+        .await?;
+    Ok(places
         .into_iter()
-        .filter(|form| absent.contains(&form.form_id))
+        .filter(|form| absent.contains(&form.form_id) && !ours.contains(&form.form_id))
         .map(|form| {
-            (
-                docdiff::sqljson::form_doc_type(form.state).to_owned(),
-                form.form_id.clone(),
-            )
+            let kind = docdiff::sqljson::form_doc_type(form.state).to_owned();
+            (kind, form.form_id)
         })
         .collect())
 }

@@ -7,6 +7,8 @@ use super::expected::Row;
 use super::folder::Folder;
 use super::input::Defaults;
 
+/// The operation of a patch form: other forms may have its namespace.
+const PATCH_OPERATION: &str = "Couch to SQL case patch";
 /// `xmlns` of patch forms.
 const PATCH_XMLNS: &str = "http://commcarehq.org/couch-to-sql/patch-case-diff";
 
@@ -17,10 +19,17 @@ pub(crate) struct PatchNames(Vec<(String, String)>);
 impl PatchNames {
     /// Finds them among the rows of a domain; cases have their transactions by date.
     pub(crate) fn of(forms: &[Row], cases: &[Row]) -> Self {
+        let is_patched = |form: &Row| {
+            let operations = form.get("operations").and_then(Value::as_array);
+            operations
+                .into_iter()
+                .flatten()
+                .any(|operation| operation["operation"] == PATCH_OPERATION)
+        };
         let is_patch = |id: &Value| {
             forms
                 .iter()
-                .any(|form| form.get("form_id") == Some(id) && form.get("xmlns") == Some(&json!(PATCH_XMLNS)))
+                .any(|form| form.get("form_id") == Some(id) && is_patched(form))
         };
         let mut names = Vec::new();
         for case in cases {
@@ -71,7 +80,7 @@ pub(crate) fn rows(folder: &Folder, defaults: &Defaults, given: &Row) -> Result<
     )?;
     form.insert(
         "operations".to_owned(),
-        json!([{"form_id": form_id, "user_id": user_id, "operation": "Couch to SQL case patch", "date": "$now"}]),
+        json!([{"form_id": form_id, "user_id": user_id, "operation": PATCH_OPERATION, "date": "$now"}]),
     );
     let metadata = json!({"parent_id": form_id, "key": "$set", "content_length": "$set", "created_on": "$now"});
     Ok((form, defaults.fill(folder, "blobmeta", &metadata)?))
