@@ -32,7 +32,7 @@ use state::batch::Claim;
 use state::diff_stage::{CaseComparison, DiffScope};
 use state::operator_rules::Ignored;
 
-use crate::sides::{Sides, later};
+use crate::sides::{Sides, is_case, later};
 
 /// Bytes of Couch cases compared at once, as JSON text; in memory they are several times as large, and SQL's side is as
 /// large again. A case above it is compared alone. Of usual cases, a hundred are far below.
@@ -100,6 +100,8 @@ impl DiffHandler {
         let mut couch_docs: HashMap<String, Value> = HashMap::new();
         for fetched in couch {
             match fetched.outcome {
+                // A block may name an id that is a form's: Couch has no case of that id then.
+                Outcome::Found(doc) if !is_case(&doc) => {}
                 Outcome::Found(doc) => drop(couch_docs.insert(fetched.id, doc)),
                 Outcome::Missing | Outcome::Deleted { .. } => {}
                 Outcome::Failed(error) => return Err(error.into()),

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use docdiff::{Diff, DiffType, PathElement, Side};
+use proto::doctype::DocType;
 use proto::ids::Domain;
 use proto::rows::CaseBundle;
 use serde_json::{Value, json};
@@ -75,6 +76,12 @@ impl Sides {
         docdiff::diff_case(couch, sql, &self.no_action)
             .map_err(|_| BatchFailure::defect("a case document of an unknown type was compared"))
     }
+}
+
+/// Whether a document is a case, deleted or not.
+pub(crate) fn is_case(document: &Value) -> bool {
+    let doc_type = document.get("doc_type").and_then(Value::as_str);
+    doc_type.is_some_and(|doc_type| doc_type.starts_with(DocType::CommCareCase.as_str()))
 }
 
 /// The domain that a document says.
@@ -197,6 +204,20 @@ mod tests {
         assert_eq!(look(Some(document("d", "1")), None), Look::OnlyCouch);
         assert_eq!(look(None, Some(row("d"))), Look::OnlySql);
         assert_eq!(look(None, None), Look::Nowhere);
+    }
+
+    #[test]
+    fn a_document_of_another_type_is_no_case() {
+        for (document, expected) in [
+            (json!({"doc_type": "CommCareCase"}), true),
+            (json!({"doc_type": "CommCareCase-Deleted"}), true),
+            (json!({"doc_type": "CommCareCase-Deleted-Deleted"}), true),
+            (json!({"doc_type": "XFormInstance"}), false),
+            (json!({"doc_type": null}), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(is_case(&document), expected, "{document}");
+        }
     }
 
     #[test]
