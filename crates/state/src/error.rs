@@ -56,6 +56,9 @@ pub enum StateError {
     /// A commit has begun or is done.
     #[error("a COMMIT of the domain has begun or is done")]
     NotResettable,
+    /// Rules of the domain's operators were removed since they were read.
+    #[error("the domain's ignore rules were changed meanwhile")]
+    RulesChanged,
     /// A stored value that this program cannot read.
     #[error("the state schema holds an unreadable {0}")]
     Corrupt(&'static str),
@@ -69,7 +72,7 @@ impl StateError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::LostClaim | Self::EpochOver | Self::LostLease => Kind::Lost,
-            Self::Unreachable(_) => Kind::Retry,
+            Self::Unreachable(_) | Self::RulesChanged => Kind::Retry,
             Self::Database(error) if is_transient(error) => Kind::Retry,
             _ => Kind::Stop,
         }
@@ -88,6 +91,7 @@ impl StateError {
             Self::EpochOver => "C2S-1508",
             Self::LostLease => "C2S-1509",
             Self::NotResettable => "C2S-1512",
+            Self::RulesChanged => "C2S-2391",
             Self::Corrupt(_) => "C2S-1510",
             Self::Database(_) => "C2S-1511",
         }

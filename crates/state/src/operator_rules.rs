@@ -2,13 +2,16 @@
 //!
 //! A difference is never gone: it stands in `ignored_diff` with the name of its rule, and comes back with the rule's removal.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
+use crate::outcome::lock_documents;
 use crate::{MigrationId, State, StateError};
 
-/// Rows put back at once.
+/// Documents of which records are put back at once.
 const AT_ONCE: i64 = 500;
 
 /// A rule on record.
@@ -166,10 +169,30 @@ impl State {
 /// Puts some of what these rules had set aside back where it would stand without them. Lists are JSON texts and not empty,
 /// so that two are joined at their brackets.
 async fn put_back(tx: &mut Transaction<'_, Postgres>, id: MigrationId, names: &[String]) -> Result<u64, StateError> {
+    let documents: Vec<(String, String)> = sqlx::query_as(
+        "select distinct kind, doc_id from ignored_diff where migration_id = $1 and rule = any($2)
+         order by kind, doc_id limit $3",
+    )
+    .bind(id.0)
+    .bind(names)
+    .bind(AT_ONCE)
+    .fetch_all(&mut **tx)
+    .await?;
+    lock_documents(
+        tx,
+        id,
+        documents.iter().map(|(kind, doc_id)| (kind.as_str(), doc_id.as_str())),
+    )
+    .await?;
+    if documents.is_empty() {
+        return Ok(0);
+    }
+    let (kinds, ids): (Vec<String>, Vec<String>) = documents.into_iter().unzip();
     let back = sqlx::query_scalar::<_, i64>(
         "with gone as (
-             delete from ignored_diff where ctid = any(array(
-                 select ctid from ignored_diff where migration_id = $1 and rule = any($2) limit $3 for update))
+             delete from ignored_diff
+             where migration_id = $1 and rule = any($2)
+               and (kind, doc_id) in (select * from unnest($3::text[], $4::text[]))
              returning kind, doc_id, is_change, diffs, reason),
          joined as (
              select kind, doc_id, is_change,
@@ -192,7 +215,8 @@ async fn put_back(tx: &mut Transaction<'_, Postgres>, id: MigrationId, names: &[
     )
     .bind(id.0)
     .bind(names)
-    .bind(AT_ONCE)
+    .bind(&kinds)
+    .bind(&ids)
     .fetch_one(&mut **tx)
     .await?;
     Ok(back.unsigned_abs())
@@ -231,7 +255,11 @@ pub(crate) async fn replace_ignored(
     add_ignored(tx, id, &ignored).await
 }
 
-/// Adds to what is set aside.
+/// Adds to what is set aside. The rules stay until the transaction ends: whoever removes one waits, and then puts back what
+/// stands here too. One that has gone since it was read sets nothing aside any more.
+///
+/// # Errors
+/// [`StateError::RulesChanged`]: the documents must be compared by the rules of now.
 pub(crate) async fn add_ignored(
     tx: &mut Transaction<'_, Postgres>,
     id: MigrationId,
@@ -239,6 +267,17 @@ pub(crate) async fn add_ignored(
 ) -> Result<(), StateError> {
     if ignored.is_empty() {
         return Ok(());
+    }
+    let rules: BTreeSet<&str> = ignored.iter().map(|one| one.rule.as_str()).collect();
+    let standing: Vec<String> = sqlx::query_scalar(
+        "select name from operator_rule where migration_id = $1 and name = any($2) order by name for share",
+    )
+    .bind(id.0)
+    .bind(rules.iter().copied().collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await?;
+    if standing.len() < rules.len() {
+        return Err(StateError::RulesChanged);
     }
     sqlx::query(
         "insert into ignored_diff as d (migration_id, kind, doc_id, rule, is_change, diffs, diff_count, reason)

@@ -1,10 +1,11 @@
 //! What an operator's rule sets aside is counted, and comes back with the rule's removal.
 
 use proto::topology::Stage;
+use state::Kind;
 use state::diff_stage::CaseComparison;
 use state::operator_rules::{Ignored, IgnoredCount};
+use state::records::RecordTable;
 use state::records::{RecordFilter, Shorter};
-use state::stats::RecordTable;
 
 use crate::fixture::{Driven, Fixture, strings};
 
@@ -165,6 +166,50 @@ async fn a_record_gets_shorter_only_if_nobody_has_touched_it_since() {
     // Both differences of the case that the rule has set aside come back together.
     state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
     assert_eq!(on_record(&fixture, &driven, table).await, ["a [2,1] ", "b [3] "]);
+}
+
+/// A worker had read the rules before one was removed.
+#[tokio::test]
+async fn a_comparison_by_a_rule_that_is_gone_is_made_again() {
+    let (fixture, driven) = with_ignored().await;
+    let state = &fixture.state;
+    state.request_diff(driven.id, Some(&strings(&["a"]))).await.unwrap();
+    let claim = fixture.claimed(&driven, Stage::Diff, &["a"]).await;
+    let found = [comparison("a", None)];
+    let set_aside = [ignored("a", "known", "[1]", None)];
+    state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
+    let before = on_record(&fixture, &driven, RecordTable::Diffs).await;
+    let refused = state
+        .finish_diffs_ignoring(&claim, &found, &set_aside)
+        .await
+        .unwrap_err();
+    assert_eq!((refused.kind(), refused.code()), (Kind::Retry, "C2S-2391"));
+    assert_eq!(on_record(&fixture, &driven, RecordTable::Diffs).await, before);
+    assert_eq!(state.finish_diffs(&claim, &found).await.unwrap(), 0, "the claim stands");
+}
+
+/// A worker is about to end while the rule is removed: one of the two waits, and nothing stays set aside.
+#[tokio::test]
+async fn the_removal_of_a_rule_waits_for_what_is_set_aside_by_it() {
+    let (fixture, driven) = with_ignored().await;
+    let mut worker = fixture.sql.begin().await.unwrap();
+    sqlx::query("select 1 from operator_rule where name = 'old' for share")
+        .execute(&mut *worker)
+        .await
+        .unwrap();
+    let names = strings(&["old"]);
+    let removal = fixture.state.remove_rules(&driven.lease, &names);
+    let ending = async {
+        fixture.until_waiting(1).await;
+        let late = "insert into ignored_diff (migration_id, kind, doc_id, rule, is_change, diffs, diff_count)
+                    values ($1, 'CommCareCase', 'a', 'old', false, '[5]', 1)";
+        sqlx::query(late).bind(driven.id.0).execute(&mut *worker).await.unwrap();
+        worker.commit().await.unwrap();
+    };
+    let (removed, ()) = tokio::join!(removal, ending);
+    assert_eq!(removed.unwrap(), 2);
+    assert_eq!(fixture.state.obstacles(driven.id).await.unwrap().without_rule, 0);
+    assert_eq!(on_record(&fixture, &driven, RecordTable::Diffs).await, ["a [1,5] "]);
 }
 
 /// The removal of a rule was interrupted: what it had set aside stands against COMMIT, though no record shows it.

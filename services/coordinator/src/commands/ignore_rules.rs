@@ -211,7 +211,9 @@ async fn may_change_rules(context: &Context, domain: &Domain) -> Result<()> {
     )
 }
 
-/// The domain, while nobody compares anything: a worker that had read the rules before would not know of the change.
+/// The domain, while nobody compares anything: a worker that had read the rules before would not know of the change. One that
+/// claims a batch just now may have read them too: what it sets aside by a rule that is gone by then is not recorded, and the
+/// batch is tried again.
 async fn quiet(context: &Context, migration: &Migration) -> Result<HeldDomain> {
     let held = HeldDomain::take(context, migration).await?;
     let mut claimed = 0;
