@@ -12,8 +12,8 @@ use sqlx::Row;
 use crate::batch::{Claim, check_claim, insert_batch};
 use crate::migration::DriverLease;
 use crate::patch_outcome;
+use crate::records::RecordTable;
 use crate::scan::with_buckets;
-use crate::stats::RecordTable;
 use crate::{MigrationId, State, StateError};
 
 /// A record that may be patched.
@@ -86,23 +86,6 @@ pub struct PatchCounts {
     pub forms: i64,
     /// Records that could not be patched, and stand.
     pub refused: i64,
-}
-
-impl RecordTable {
-    /// Its name in the state schema.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Diffs => "diffs",
-            Self::Changes => "changes",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Result<Self, StateError> {
-        [Self::Diffs, Self::Changes]
-            .into_iter()
-            .find(|table| table.as_str() == text)
-            .ok_or(StateError::Corrupt("kind of record"))
-    }
 }
 
 impl State {

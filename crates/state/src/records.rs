@@ -8,8 +8,47 @@ use sqlx::postgres::PgRow;
 
 use crate::migration::DriverLease;
 use crate::operator_rules::{Ignored, add_ignored};
-use crate::stats::{DiffRecord, RecordTable};
+use crate::outcome::lock_documents;
 use crate::{MigrationId, State, StateError};
+
+/// Diffs or changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordTable {
+    /// Unexpected differences.
+    Diffs,
+    /// Expected ones.
+    Changes,
+}
+
+impl RecordTable {
+    /// Its name in the state schema.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Diffs => "diffs",
+            Self::Changes => "changes",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, StateError> {
+        [Self::Diffs, Self::Changes]
+            .into_iter()
+            .find(|table| table.as_str() == text)
+            .ok_or(StateError::Corrupt("kind of record"))
+    }
+}
+
+/// A recorded set of differences.
+#[derive(Clone, Debug)]
+pub struct DiffRecord {
+    /// Kind.
+    pub kind: String,
+    /// Document.
+    pub doc_id: String,
+    /// JSON text: a list of diffs.
+    pub diffs: String,
+    /// Reason, for changes.
+    pub reason: Option<String>,
+}
 
 /// Which records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,6 +204,8 @@ impl State {
             }
         };
         let mut tx = self.pool.begin().await?;
+        let documents = records.iter().map(|one| (one.kind.as_str(), one.doc_id.as_str()));
+        lock_documents(&mut tx, id, documents).await?;
         let written: HashSet<(String, String)> = sqlx::query_as(sql)
             .bind(id.0)
             .bind(records.iter().map(|one| one.kind.as_str()).collect::<Vec<_>>())
@@ -183,6 +224,22 @@ impl State {
         add_ignored(&mut tx, id, &of_written).await?;
         tx.commit().await?;
         Ok(written.len())
+    }
+
+    /// Ids of cases with a record in the diffs or in the changes.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn cases_with_records(&self, id: MigrationId, table: RecordTable) -> Result<Vec<String>, StateError> {
+        let sql = match table {
+            RecordTable::Diffs => {
+                "select doc_id from doc_diff where migration_id = $1 and kind like 'CommCareCase%' order by 1"
+            }
+            RecordTable::Changes => {
+                "select doc_id from doc_change where migration_id = $1 and kind like 'CommCareCase%' order by 1"
+            }
+        };
+        Ok(sqlx::query_scalar(sql).bind(id.0).fetch_all(&self.pool).await?)
     }
 
     /// Documents, as (kind, id), with a diff or a change of a case that was recorded after a time.
@@ -214,6 +271,10 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn forget_case_diffs(&self, held: &DriverLease) -> Result<u64, StateError> {
         let mut tx = self.driver_tx(held).await?;
+        sqlx::query("select 1 from case_state where migration_id = $1 order by bucket, case_id for no key update")
+            .bind(held.migration_id.0)
+            .execute(&mut *tx)
+            .await?;
         for sql in [
             "delete from doc_count where migration_id = $1 and kind = 'CommCareCase'",
             "delete from doc_diff where migration_id = $1 and kind = 'CommCareCase'",

@@ -41,19 +41,6 @@ pub struct Progress {
     pub open_batches: i64,
 }
 
-/// A recorded set of differences.
-#[derive(Clone, Debug)]
-pub struct DiffRecord {
-    /// Kind.
-    pub kind: String,
-    /// Document.
-    pub doc_id: String,
-    /// JSON text: a list of diffs.
-    pub diffs: String,
-    /// Reason, for changes.
-    pub reason: Option<String>,
-}
-
 /// A recorded error.
 #[derive(Clone, Debug)]
 pub struct ErrorRecord {
@@ -142,75 +129,6 @@ impl State {
         })
     }
 
-    /// Recorded diffs of the given kinds (all when empty) and documents (all when empty), after a place, in order.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn diff_records(
-        &self,
-        id: MigrationId,
-        kinds: &[String],
-        doc_ids: &[String],
-        after: Option<(&str, &str)>,
-        limit: i64,
-    ) -> Result<Vec<DiffRecord>, StateError> {
-        let sql = "select kind, doc_id, diffs, null::text as reason from doc_diff
-                   where migration_id = $1 and (cardinality($2::text[]) = 0 or kind = any($2))
-                     and (cardinality($3::text[]) = 0 or doc_id = any($3)) and (kind, doc_id) > ($4, $5)
-                   order by kind, doc_id limit $6";
-        self.records(sql, id, kinds, doc_ids, after, limit).await
-    }
-
-    /// Recorded changes, as [`State::diff_records`].
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn change_records(
-        &self,
-        id: MigrationId,
-        kinds: &[String],
-        doc_ids: &[String],
-        after: Option<(&str, &str)>,
-        limit: i64,
-    ) -> Result<Vec<DiffRecord>, StateError> {
-        let sql = "select kind, doc_id, diffs, reason from doc_change
-                   where migration_id = $1 and (cardinality($2::text[]) = 0 or kind = any($2))
-                     and (cardinality($3::text[]) = 0 or doc_id = any($3)) and (kind, doc_id) > ($4, $5)
-                   order by kind, doc_id limit $6";
-        self.records(sql, id, kinds, doc_ids, after, limit).await
-    }
-
-    async fn records(
-        &self,
-        sql: &'static str,
-        id: MigrationId,
-        kinds: &[String],
-        doc_ids: &[String],
-        after: Option<(&str, &str)>,
-        limit: i64,
-    ) -> Result<Vec<DiffRecord>, StateError> {
-        let (after_kind, after_id) = after.unwrap_or(("", ""));
-        let rows = sqlx::query(sql)
-            .bind(id.0)
-            .bind(kinds)
-            .bind(doc_ids)
-            .bind(after_kind)
-            .bind(after_id)
-            .bind(limit)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(DiffRecord {
-                    kind: row.try_get("kind")?,
-                    doc_id: row.try_get("doc_id")?,
-                    diffs: row.try_get("diffs")?,
-                    reason: row.try_get("reason")?,
-                })
-            })
-            .collect()
-    }
-
     /// Errors on record, in order.
     ///
     /// # Errors
@@ -248,29 +166,4 @@ impl State {
         .fetch_all(&self.pool)
         .await?)
     }
-
-    /// Ids of cases with a record in the diffs or in the changes.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub async fn cases_with_records(&self, id: MigrationId, table: RecordTable) -> Result<Vec<String>, StateError> {
-        let sql = match table {
-            RecordTable::Diffs => {
-                "select doc_id from doc_diff where migration_id = $1 and kind like 'CommCareCase%' order by 1"
-            }
-            RecordTable::Changes => {
-                "select doc_id from doc_change where migration_id = $1 and kind like 'CommCareCase%' order by 1"
-            }
-        };
-        Ok(sqlx::query_scalar(sql).bind(id.0).fetch_all(&self.pool).await?)
-    }
-}
-
-/// Diffs or changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordTable {
-    /// Unexpected differences.
-    Diffs,
-    /// Expected ones.
-    Changes,
 }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use proto::ids::Domain;
 use service::config::Config;
 use service::process::Life;
-use state::stats::RecordTable;
+use state::records::RecordTable;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::commit::Accepted;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use service::worker::{BatchFailure, chain};
 use state::patch::{PatchFormRecord, PatchRefusal, RecordToPatch};
-use state::stats::RecordTable;
+use state::records::RecordTable;
 use state::{MigrationId, State};
 use uuid::Uuid;
 

@@ -208,7 +208,7 @@ mod tests {
     use proto::effects::{CaseAction, KnownProperty, LedgerKind, PropertyValue};
     use proto::ids::Domain;
     use state::patch::PatchFormRecord;
-    use state::stats::RecordTable;
+    use state::records::RecordTable;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use proto::topology::Stage;
 use state::batch::Claim;
 use state::diff_stage::CaseComparison;
-use state::stats::RecordTable;
+use state::records::{RecordFilter, RecordTable};
 
 use crate::fixture::{Driven, Fixture, strings};
 
@@ -73,8 +73,12 @@ async fn a_comparison_settles_its_case_and_replaces_what_was_found_before() {
         state.cases_with_records(driven.id, RecordTable::Changes).await.unwrap(),
         ["b"]
     );
+    let deleted = RecordFilter {
+        kinds: strings(&["CommCareCase-Deleted"]),
+        documents: Vec::new(),
+    };
     let changes = state
-        .change_records(driven.id, &strings(&["CommCareCase-Deleted"]), &[], None, 5)
+        .records_after(driven.id, RecordTable::Changes, &deleted, None, 5)
         .await
         .unwrap();
     assert_eq!(
@@ -98,20 +102,8 @@ async fn a_comparison_settles_its_case_and_replaces_what_was_found_before() {
             .unwrap(),
         0
     );
-    assert!(
-        state
-            .diff_records(driven.id, &[], &[], None, 5)
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert!(
-        state
-            .change_records(driven.id, &[], &[], None, 5)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(fixture.records(&driven, RecordTable::Diffs).await.is_empty());
+    assert!(fixture.records(&driven, RecordTable::Changes).await.is_empty());
 }
 
 #[tokio::test]
@@ -166,7 +158,7 @@ async fn diffs_of_forms_are_not_those_of_cases() {
         .finish_diffs(&claim, &[comparison("same-id", 1, None)])
         .await
         .unwrap();
-    let left = fixture.state.diff_records(driven.id, &[], &[], None, 5).await.unwrap();
+    let left = fixture.records(&driven, RecordTable::Diffs).await;
     assert_eq!((left.len(), left[0].kind.as_str()), (1, "XFormInstance"));
 }
 
@@ -200,16 +192,25 @@ async fn records_are_paged_by_kind_and_document() {
     let mut after: Option<(String, String)> = None;
     loop {
         let place = after.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
-        let page = fixture.state.diff_records(driven.id, &[], &[], place, 2).await.unwrap();
+        let page = fixture
+            .state
+            .records_after(driven.id, RecordTable::Diffs, &RecordFilter::default(), place, 2)
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Some((last.kind.clone(), last.doc_id.clone()));
         seen.extend(page.into_iter().map(|record| record.kind + &record.doc_id));
     }
     assert_eq!(seen, ["A1", "A2", "B0", "B1", "C7"]);
+    let named = RecordFilter {
+        kinds: strings(&["C"]),
+        documents: vec![("B".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())],
+    };
     let some = fixture
         .state
-        .diff_records(driven.id, &strings(&["B"]), &strings(&["1", "2"]), None, 9)
+        .records_after(driven.id, RecordTable::Diffs, &named, None, 9)
         .await
         .unwrap();
-    assert_eq!(some.len(), 1);
+    let some: Vec<String> = some.into_iter().map(|record| record.kind + &record.doc_id).collect();
+    assert_eq!(some, ["B1", "C7"]);
 }

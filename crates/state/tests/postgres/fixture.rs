@@ -14,6 +14,7 @@ use state::batch::Claim;
 use state::case_stage::CaseResults;
 use state::form_stage::{DocIntent, DocStanding, FormResults, StagedCase, StagedForm};
 use state::migration::DriverLease;
+use state::records::{DiffRecord, RecordFilter, RecordTable};
 use state::run::Operator;
 use state::{MigrationId, State};
 
@@ -152,6 +153,20 @@ impl Fixture {
             .expect("a fresh batch can be claimed")
     }
 
+    /// Inserts a batch of cases to patch and claims it.
+    pub async fn claimed_to_patch(&self, driven: &Driven, case_ids: &[&str]) -> Claim {
+        let id = sqlx::query_scalar(
+            "insert into batch (migration_id, stage, doc_type, ids, item_count)
+             values ($1, 'form', 'CommCareCase', $2, cardinality($2)) returning id",
+        )
+        .bind(driven.id.0)
+        .bind(strings(case_ids))
+        .fetch_one(&self.sql)
+        .await
+        .unwrap();
+        self.claim(driven, Stage::Form, BatchId(id)).await.unwrap()
+    }
+
     /// A claim that a worker got a moment ago, whatever has happened to its migration since.
     pub async fn claimed_by_hand(&self, driven: &Driven) -> Claim {
         let batch_id = self.batch(driven, Stage::Form, &["late"]).await;
@@ -282,6 +297,15 @@ impl Fixture {
             driven,
         )
         .await
+    }
+
+    /// All recorded diffs, or changes.
+    pub async fn records(&self, driven: &Driven, table: RecordTable) -> Vec<DiffRecord> {
+        let all = RecordFilter::default();
+        self.state
+            .records_after(driven.id, table, &all, None, 100)
+            .await
+            .unwrap()
     }
 
     /// Errors on record, as `kind/id/code`, in order.

@@ -3,6 +3,7 @@
 use proto::topology::Stage;
 use state::case_stage::CaseResults;
 use state::form_stage::{FailedDoc, FormResults, StagedDeletedCase};
+use state::records::RecordTable;
 
 use crate::fixture::{Fixture, intent, staged_form, strings};
 
@@ -270,7 +271,7 @@ async fn lists_and_diffs_of_a_form_are_those_of_its_last_staging() {
         .await
         .unwrap();
     assert_eq!(noop, ["f"]);
-    let diffs = fixture.state.diff_records(driven.id, &[], &[], None, 10).await.unwrap();
+    let diffs = fixture.records(&driven, RecordTable::Diffs).await;
     assert_eq!(
         (diffs.len(), diffs[0].kind.as_str(), diffs[0].doc_id.as_str()),
         (1, "XFormInstance", "f")
@@ -285,14 +286,7 @@ async fn lists_and_diffs_of_a_form_are_those_of_its_last_staging() {
             .unwrap()
             .is_empty()
     );
-    assert!(
-        fixture
-            .state
-            .diff_records(driven.id, &[], &[], None, 10)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(fixture.records(&driven, RecordTable::Diffs).await.is_empty());
     assert_eq!(
         fixture
             .number("select count(*) from problem_form where migration_id = $1", &driven)

@@ -3,6 +3,7 @@
 use proto::topology::Stage;
 use state::case_order::FormOrder;
 use state::diff_stage::CaseComparison;
+use state::records::RecordTable;
 
 use crate::fixture::{Driven, Fixture};
 
@@ -43,12 +44,7 @@ async fn events(fixture: &Fixture, driven: &Driven) -> Vec<String> {
 }
 
 async fn diffs(fixture: &Fixture, driven: &Driven) -> usize {
-    fixture
-        .state
-        .diff_records(driven.id, &[], &[], None, 9)
-        .await
-        .unwrap()
-        .len()
+    fixture.records(&driven, RecordTable::Diffs).await.len()
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use state::blob_change::{BlobAction, BlobChange, BlobOrigin};
 use state::case_stage::{CaseResults, Verdict};
 use state::form_stage::{DocStanding, FormResults};
 use state::patch::{PatchCounts, PatchFormRecord, PatchResults};
-use state::stats::RecordTable;
+use state::records::RecordTable;
 
 use crate::fixture::{Driven, Fixture, intent, staged_form, strings};
 

@@ -6,7 +6,7 @@ use state::case_stage::{CaseResults, Verdict};
 use state::diff_stage::CaseComparison;
 use state::form_stage::FormResults;
 use state::patch::{PatchCounts, PatchFormRecord, PatchRefusal, PatchResults};
-use state::stats::RecordTable;
+use state::records::RecordTable;
 
 use crate::fixture::{Driven, Fixture, intent, staged_form, strings};
 

@@ -10,6 +10,7 @@ use state::State;
 use state::case_stage::CaseResults;
 use state::diff_stage::CaseComparison;
 use state::form_stage::{FailedDoc, FormResults};
+use state::records::{RecordFilter, RecordTable};
 use state::scan::CutLimits;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -254,11 +255,17 @@ async fn what_runs_often_reads_little_of_large_tables() {
     state.finish_diffs(&diff, &found).await.unwrap();
     notices.plans().assert_at_most("finish_diffs", 20_000);
     let records = state
-        .diff_records(driven.id, &[], &[], Some((DocType::XFormInstance.as_str(), "5")), 50)
+        .records_after(
+            driven.id,
+            RecordTable::Diffs,
+            &RecordFilter::default(),
+            Some((DocType::XFormInstance.as_str(), "5")),
+            50,
+        )
         .await
         .unwrap();
     assert_eq!(records.len(), 50);
-    notices.plans().assert_at_most("diff_records", 500);
+    notices.plans().assert_at_most("records_after", 500);
     purge(&fixture, &driven, &notices).await;
 }
 

@@ -1,7 +1,7 @@
 //! Recorded differences are selected by type and by document, read in order, and counted no further than asked.
 
 use state::records::RecordFilter;
-use state::stats::RecordTable;
+use state::records::RecordTable;
 
 use crate::fixture::{Driven, Fixture, strings};
 

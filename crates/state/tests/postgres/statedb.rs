@@ -6,7 +6,8 @@ use proto::topology::Stage;
 use state::State;
 use state::diff_stage::CaseComparison;
 use state::form_stage::FormResults;
-use state::stats::{RecordTable, TypeStats};
+use state::records::RecordTable;
+use state::stats::TypeStats;
 
 use crate::fixture::{Driven, Fixture, intent, staged_form, strings};
 

@@ -4,6 +4,7 @@ use proto::topology::Stage;
 use serde_json::Value;
 use state::diff_stage::CaseComparison;
 use state::form_stage::{FailedDoc, FormResults};
+use state::records::RecordTable;
 
 use crate::fixture::{Fixture, intent, staged_form};
 
@@ -45,16 +46,12 @@ async fn diffs_and_changes_come_back_byte_by_byte() {
         order: state::case_order::FormOrder::Agreed,
     };
     fixture.state.finish_diffs(&claim, &[found]).await.unwrap();
-    let diffs = fixture.state.diff_records(driven.id, &[], &[], None, 9).await.unwrap();
+    let diffs = fixture.records(&driven, RecordTable::Diffs).await;
     assert_eq!(
         diffs.iter().map(|record| record.diffs.as_str()).collect::<Vec<_>>(),
         [AWKWARD, AWKWARD]
     );
-    let changes = fixture
-        .state
-        .change_records(driven.id, &[], &[], None, 9)
-        .await
-        .unwrap();
+    let changes = fixture.records(&driven, RecordTable::Changes).await;
     assert_eq!(changes[0].diffs, AWKWARD);
     assert_eq!(changes[0].reason.as_deref(), Some("a reason \u{2014} with \"quotes\""));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use proto::ids::Domain;
-use state::stats::RecordTable;
+use state::records::RecordTable;
 use tokio_util::sync::CancellationToken;
 
 use super::{state_dir, until_stopped};

@@ -354,7 +354,7 @@ mod tests {
         let form = PatchFormRecord {
             form_id: "f".to_owned(),
             case_id: "c".to_owned(),
-            table: state::stats::RecordTable::Diffs,
+            table: state::records::RecordTable::Diffs,
         };
         let rows: Vec<String> = entries(&record)
             .map(|(ledger, entry)| csv_row(&form, ledger, entry).join("|"))

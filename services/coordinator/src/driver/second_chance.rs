@@ -2,6 +2,7 @@
 //! Cases whose ledgers a duplicate form has changed in SQL are replayed: a replay makes ledgers of accepted forms only.
 
 use state::StateError;
+use state::records::{RecordFilter, RecordTable};
 
 use super::{Driver, Step};
 use crate::commands::migrate::Forms;
@@ -17,11 +18,16 @@ pub(super) async fn requeue(driver: &Driver, forms: &Forms) -> Step<()> {
         Forms::AsFound => {}
         Forms::Ids(ids) => state.requeue_forms(&driver.lease, ids, false, batch).await?,
         Forms::Missing => {
-            let kinds = ["CommCareCase".to_owned()];
+            let of_cases = RecordFilter {
+                kinds: vec!["CommCareCase".to_owned()],
+                documents: Vec::new(),
+            };
             let mut after: Option<(String, String)> = None;
             loop {
                 let from = after.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
-                let records = state.diff_records(driver.migration.id, &kinds, &[], from, PAGE).await?;
+                let records = state
+                    .records_after(driver.migration.id, RecordTable::Diffs, &of_cases, from, PAGE)
+                    .await?;
                 let Some(last) = records.last() else { break };
                 after = Some((last.kind.clone(), last.doc_id.clone()));
                 let (mut named, mut of_ledgers) = (Vec::new(), Vec::new());

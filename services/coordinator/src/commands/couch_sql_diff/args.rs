@@ -2,7 +2,7 @@
 
 use clap::Args;
 use docdiff::DiffType;
-use state::stats::RecordTable;
+use state::records::RecordTable;
 
 use super::cases::Reset;
 use super::select::Selection;

@@ -6,7 +6,7 @@ use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
 use state::records::RecordFilter;
-use state::stats::RecordTable;
+use state::records::RecordTable;
 use tokio_util::sync::CancellationToken;
 
 use super::show::print_documents;

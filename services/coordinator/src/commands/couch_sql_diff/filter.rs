@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use service::operator_rules;
 use state::operator_rules::Ignored;
 use state::records::Shorter;
-use state::stats::{DiffRecord, RecordTable};
+use state::records::{DiffRecord, RecordTable};
 
 use super::cases::may_compare;
 use super::select::Selection;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::DateTime;
 use couch::Outcome;
 use serde_json::Value;
-use state::stats::DiffRecord;
+use state::records::DiffRecord;
 
 use crate::context::Context;
 use crate::failure::Result;

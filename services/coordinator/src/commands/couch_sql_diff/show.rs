@@ -6,7 +6,7 @@ use proto::ids::Domain;
 use serde_json::json;
 use state::migration::Migration;
 use state::records::RecordFilter;
-use state::stats::{DiffRecord, RecordTable};
+use state::records::{DiffRecord, RecordTable};
 
 use super::related::Related;
 use super::select::Selection;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use docdiff::{Diff, LEDGER_KIND, RecordedDiff, Side};
 use serde_json::{Value, json};
-use state::stats::DiffRecord;
+use state::records::DiffRecord;
 
 use super::select::Parts;
 use crate::failure::{Failure, Result};

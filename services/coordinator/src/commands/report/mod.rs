@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use proto::ids::Domain;
 use serde_json::{Value, json};
 use state::migration::Migration;
+use state::records::RecordTable;
 use state::report::{AuditRecord, RunRecord};
-use state::stats::RecordTable;
 
 use super::couch_sql_diff::show::summary_of;
 use super::couch_sql_diff::summary::Summary;
