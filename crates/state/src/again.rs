@@ -1,14 +1,16 @@
 //! What goes through a stage again: documents that failed, that are missing, or that have changed since.
 
+use std::collections::BTreeSet;
+
 use proto::doctype::DocType;
 use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
-use crate::form_stage::rev_number;
 use crate::look::ONLY_IN_SQL;
 use crate::migration::DriverLease;
-use crate::scan::{insert_case_states, lock_case_states, with_buckets};
+use crate::revisions::rev_number;
+use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
 impl State {
@@ -19,6 +21,14 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn requeue_failed(&self, held: &DriverLease, batch: usize) -> Result<usize, StateError> {
         let mut tx = self.driver_tx(held).await?;
+        sqlx::query(
+            "select 1 from doc_revision where migration_id = $1 and doc_id in (
+                 select form_id from form_verdict where migration_id = $1 and not removing)
+             order by doc_id for no key update",
+        )
+        .bind(held.migration_id.0)
+        .execute(&mut *tx)
+        .await?;
         // One statement: a verdict that a late worker records meanwhile stays, since its form is not among those.
         let rows = sqlx::query(
             "with again as (
@@ -217,22 +227,22 @@ impl State {
                 .await?
             }
             Some(case_ids) => {
-                let mut tx = self.pool.begin().await?;
-                insert_case_states(&mut tx, id, case_ids).await?;
-                lock_case_states(&mut tx, id, case_ids).await?;
-                let (buckets, ids) = with_buckets(case_ids);
-                let result = sqlx::query(
-                    "update case_state s set diffed_generation = null
-                     from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-                     where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id",
+                // New rows and old ones in one pass, in their order.
+                let sorted: BTreeSet<(i16, &String)> = case_ids
+                    .iter()
+                    .map(|case_id| (proto::bucket::of(case_id), case_id))
+                    .collect();
+                let (buckets, ids): (Vec<i16>, Vec<&String>) = sorted.into_iter().unzip();
+                sqlx::query(
+                    "insert into case_state (migration_id, bucket, case_id)
+                     select $1, bucket, case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
+                     on conflict (migration_id, bucket, case_id) do update set diffed_generation = null",
                 )
                 .bind(id.0)
                 .bind(&buckets)
                 .bind(&ids)
-                .execute(&mut *tx)
-                .await?;
-                tx.commit().await?;
-                result
+                .execute(&self.pool)
+                .await?
             }
         };
         Ok(result.rows_affected())

@@ -169,7 +169,7 @@ impl State {
     pub async fn finish_cases(&self, claim: &Claim, dirty: &[i64], results: &CaseResults) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        let revisions = lock_revisions(&mut tx, claim, results).await?;
+        let revisions = judged_forms(&mut tx, claim, results).await?;
         // The cases in their order: two batches with the same case wait for each other here, and not in a deadlock.
         let mut replayed: Vec<&str> = results.replayed.iter().map(String::as_str).collect();
         replayed.sort_unstable_by_key(|case_id| (proto::bucket::of(case_id), *case_id));
@@ -221,7 +221,7 @@ struct LastWriting {
 }
 
 /// Locks the revisions of the forms that the results judge.
-async fn lock_revisions(
+async fn judged_forms(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     results: &CaseResults,

@@ -10,6 +10,7 @@ use sqlx::Row;
 use crate::batch::{Claim, check_claim, finish_claim, insert_batch};
 use crate::migration::DriverLease;
 use crate::operator_rules::{Ignored, Of, replace_ignored};
+use crate::revisions::lock_revisions;
 use crate::{MigrationId, State, StateError};
 
 /// A form to compare, with the number of the writing that was there when the comparison began.
@@ -82,7 +83,7 @@ impl State {
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
         let rows = sqlx::query(
-            "select i.id, d.begun from unnest($2::text[]) i(id)
+            "select i.id, d.begun from (select distinct unnest($2::text[]) as id) i
              left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id order by i.id",
         )
         .bind(claim.migration_id.0)
@@ -115,6 +116,8 @@ impl State {
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
         let ids: Vec<&str> = comparisons.iter().map(|found| found.form.form_id.as_str()).collect();
+        // Whoever begins to write one of them now waits, and then finds what we recorded.
+        lock_revisions(&mut tx, id, &ids).await?;
         let moved: HashSet<String> = sqlx::query_scalar(
             "select i.id from unnest($2::text[], $3::bigint[]) i(id, begun)
              left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
@@ -146,7 +149,9 @@ impl State {
         sqlx::query(
             "insert into doc_diff (migration_id, kind, doc_id, diffs, couch_rev)
              select $1, kind, doc_id, diffs, rev
-             from unnest($2::text[], $3::text[], $4::text[], $5::text[]) i(kind, doc_id, diffs, rev)",
+             from unnest($2::text[], $3::text[], $4::text[], $5::text[]) i(kind, doc_id, diffs, rev)
+             on conflict (migration_id, kind, doc_id) do update
+             set diffs = excluded.diffs, couch_rev = excluded.couch_rev, compared_at = now()",
         )
         .bind(id.0)
         .bind(

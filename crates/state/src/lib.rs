@@ -19,6 +19,24 @@
 //! * [`form_diffs`]: forms that are compared again. [`operator_rules`]: ignore rules of one domain, and what they set aside.
 //! * [`commit`], [`reset`]: the two ends of a migration. [`changed`]: what a commit asks about the source. [`snapshot`]: what it is
 //!   taken back by.
+//!
+//! # Order of locks
+//! Transactions that meet on the same rows wait for each other, and none waits in a circle, since all of them lock in this
+//! order; within a table in the order of the key, in one pass:
+//!
+//! 1. `migration`: a worker's transaction `for key share`, a driver's `for share`; a reset `for update`.
+//! 2. `batch`: the worker's own. Others are inserted at any time. Whoever changes rows of others changes such as nobody
+//!    holds, in a transaction that locks nothing after them but `doc_error`.
+//! 3. `scan_cursor`: the driver's alone.
+//! 4. `doc_revision`, by document (`revisions`): whoever decides about forms or copied cases. It guards what is staged of
+//!    the document, its verdict, its `patch_form`, its blob changes, and all that is recorded of a form.
+//! 5. `case_state`, by bucket and case (`scan::lock_case_states`): whoever decides about cases. It guards the dirty rows that
+//!    were read, events and orders, refusals of patches, and all that is recorded of a case.
+//! 6. `patch_form`, by form, where somebody puts forms on record or takes them off.
+//! 7. `operator_rule`, by name: last, together with what a rule sets aside.
+//!
+//! Rows that one of these guards are locked after it in any order. `dirty_case` is insert-only but for the rows that were
+//! read, and is never waited for.
 
 mod again;
 pub mod batch;
@@ -52,6 +70,7 @@ pub mod records;
 mod removal;
 pub mod report;
 pub mod reset;
+mod revisions;
 pub mod rewind;
 mod rewound;
 pub mod run;

@@ -196,7 +196,8 @@ pub(crate) async fn record_only_in_sql(
     sqlx::query(
         "insert into doc_diff (migration_id, kind, doc_id, diffs)
          select $1, kind, id, $4 from unnest($2::text[], $3::text[]) t(kind, id)
-         where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = t.id)",
+         where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = t.id)
+         on conflict do nothing",
     )
     .bind(id.0)
     .bind(kinds)

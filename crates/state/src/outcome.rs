@@ -7,6 +7,8 @@ use sqlx::{Postgres, Transaction};
 use crate::batch::Claim;
 use crate::form_stage::{FailedDoc, StagedForm};
 use crate::operator_rules::{Ignored, Of, replace_ignored};
+use crate::revisions::lock_revisions;
+use crate::scan::lock_case_states;
 use crate::{MigrationId, StateError};
 
 /// The error of a document.
@@ -92,6 +94,19 @@ pub(crate) async fn record_outcomes(
         .filter(|doc| doc.missing)
         .map(|doc| (doc.kind.as_str(), doc.doc_id.as_str()));
     record_missing_docs(tx, claim.migration_id, missing.collect()).await
+}
+
+/// Locks documents, as (kind, id), whose records are about to change outside of their stages.
+pub(crate) async fn lock_documents<'a>(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    documents: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), StateError> {
+    let (cases, forms): (Vec<_>, Vec<_>) = documents.partition(|(kind, _)| kind.starts_with("CommCareCase"));
+    let forms: Vec<&str> = forms.into_iter().map(|(_, doc_id)| doc_id).collect();
+    lock_revisions(tx, id, &forms).await?;
+    let cases: Vec<String> = cases.into_iter().map(|(_, doc_id)| doc_id.to_owned()).collect();
+    lock_case_states(tx, id, &cases).await
 }
 
 /// Records errors of documents; the newest one of each stands.

@@ -8,8 +8,8 @@ use sqlx::{Postgres, Transaction};
 
 use crate::batch::{Claim, insert_batch};
 use crate::patch::{PatchFormRecord, PatchRefusal, PatchResults};
+use crate::records::RecordTable;
 use crate::scan::{lock_case_states, with_buckets};
-use crate::stats::RecordTable;
 use crate::{MigrationId, StateError};
 
 /// Kind of the event that corrects ledgers beside a patch form, whose id follows.
@@ -132,7 +132,11 @@ pub(crate) async fn forget(
     }
     let form_ids: Vec<&str> = form_ids.iter().map(AsRef::as_ref).collect();
     let forgotten: Vec<(String, String, String)> = sqlx::query_as(
-        "delete from patch_form where migration_id = $1 and form_id = any($2) returning form_id, case_id, record",
+        "with gone as materialized (
+             select form_id from patch_form where migration_id = $1 and form_id = any($2) order by form_id for update
+         )
+         delete from patch_form p using gone where p.migration_id = $1 and p.form_id = gone.form_id
+         returning p.form_id, p.case_id, p.record",
     )
     .bind(id.0)
     .bind(&form_ids)

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::batch::{Claim, hold_claim};
 use crate::case_stage::Verdict;
+use crate::revisions::lock_revisions;
 use crate::{State, StateError};
 
 impl State {
@@ -37,13 +38,8 @@ impl State {
         // Whoever replays the cases of the batch next must see the record: this one's case may not be dirty any more.
         hold_claim(&mut tx, claim).await?;
         // As in every transaction that writes verdicts: the forms first, in their order.
-        sqlx::query(
-            "select 1 from doc_revision where migration_id = $1 and doc_id = any($2) order by doc_id for no key update",
-        )
-        .bind(claim.migration_id.0)
-        .bind(removals.keys().copied().collect::<Vec<_>>())
-        .execute(&mut *tx)
-        .await?;
+        let forms: Vec<&str> = removals.keys().copied().collect();
+        lock_revisions(&mut tx, claim.migration_id, &forms).await?;
         let begun: Vec<String> = sqlx::query_scalar(
             "insert into form_verdict as v (migration_id, form_id, rev, case_id, code, removing)
              select $1, i.form_id, d.rev, i.case_id, i.code, true

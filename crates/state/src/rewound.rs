@@ -5,9 +5,9 @@
 use proto::doctype::DocType;
 use sqlx::{Postgres, Transaction};
 
-use crate::form_stage::rev_number;
 use crate::migration::DriverLease;
 use crate::outcome::{DocError, record_errors};
+use crate::revisions::rev_number;
 use crate::{MigrationId, State, StateError};
 
 /// Code of the error that is recorded.

@@ -7,9 +7,13 @@ use proto::topology::Stage;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use state::StateError;
 use state::case_stage::{CaseResults, Verdict};
 use state::diff_stage::CaseComparison;
 use state::form_stage::{FailedDoc, FormResults};
+use state::operator_rules::Ignored;
+use state::patch::{PatchFormRecord, PatchRefusal, PatchResults};
+use state::records::RecordTable;
 
 use crate::database::soon;
 use crate::fixture::{Driven, Fixture, intent, staged_form};
@@ -85,6 +89,88 @@ async fn fail(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     fixture.state.finish_forms(&claim, &results).await.unwrap();
 }
 
+/// Documents of which some fail and others go through: each batch writes revisions of both kinds.
+async fn mixed(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let mixed = some(random, "mixed", 10);
+    let ids: Vec<&str> = mixed.iter().map(String::as_str).collect();
+    let claim = fixture.claimed(driven, Stage::Form, &ids).await;
+    let rev = format!("{}-x", random.random_range(1..200));
+    let (fine, bad) = ids.split_at(random.random_range(1..ids.len()));
+    let intents: Vec<_> = fine.iter().map(|id| intent(id, &rev)).collect();
+    let standings = fixture.state.begin_forms(&claim, &intents, &[]).await.unwrap();
+    let failed = |id: &&str| FailedDoc {
+        kind: "XFormInstance".to_owned(),
+        doc_id: (*id).to_owned(),
+        rev: Some(rev.clone()),
+        code: "C2S-2301".to_owned(),
+        message: "bad".to_owned(),
+        missing: true,
+    };
+    let results = FormResults {
+        forms: fine
+            .iter()
+            .map(|id| staged_form(id, &rev, &[], &standings[*id]))
+            .collect(),
+        failed: bad.iter().map(failed).collect(),
+        ..FormResults::default()
+    };
+    fixture.state.finish_forms(&claim, &results).await.unwrap();
+}
+
+/// Cases that are patched, refused, or to be compared again.
+async fn patch(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let state = &fixture.state;
+    let cases = some(random, "case", CASES);
+    let ids: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let claim = fixture.claimed_to_patch(driven, &ids).await;
+    let form = |case_id: &String| PatchFormRecord {
+        form_id: format!("patch-of-{case_id}"),
+        case_id: case_id.clone(),
+        table: RecordTable::Diffs,
+    };
+    let patches: Vec<PatchFormRecord> = cases.iter().map(form).collect();
+    state.begin_patches(&claim, &patches).await.unwrap();
+    let intents: Vec<_> = patches.iter().map(|patch| intent(&patch.form_id, "1-patch")).collect();
+    let standings = state.begin_forms(&claim, &intents, &[]).await.unwrap();
+    let (gone, patched) = patches.split_at(random.random_range(0..patches.len()));
+    let gone: Vec<String> = gone.iter().map(|patch| patch.form_id.clone()).collect();
+    let known = state.writings_of(&claim, &gone).await.unwrap();
+    let refused = |case_id: &String| PatchRefusal {
+        doc_id: case_id.clone(),
+        kind: "CommCareCase".to_owned(),
+        table: RecordTable::Changes,
+        code: "C2S-2344".to_owned(),
+        message: "why".to_owned(),
+    };
+    let staged = patched
+        .iter()
+        .map(|patch| staged_form(&patch.form_id, "1-patch", &[], &standings[&patch.form_id]));
+    let results = FormResults {
+        forms: staged.collect(),
+        burials: state.begin_burials(&claim, &gone, &known).await.unwrap(),
+        gone,
+        patches: PatchResults {
+            patched: patched.to_vec(),
+            corrections: patched
+                .iter()
+                .map(|patch| (patch.form_id.clone(), Vec::new()))
+                .collect(),
+            refused: some(random, "case", CASES).iter().map(refused).collect(),
+            outdated: cases.clone(),
+        },
+        ..FormResults::default()
+    };
+    state.finish_forms(&claim, &results).await.unwrap();
+}
+
+/// An operator adds and removes a rule.
+async fn change_rules(fixture: &Fixture, driven: &Driven) {
+    let rules = [("known".to_owned(), "{}".to_owned())];
+    fixture.state.add_rules(&driven.lease, &rules, "ada").await.unwrap();
+    let names = ["known".to_owned()];
+    fixture.state.remove_rules(&driven.lease, &names).await.unwrap();
+}
+
 /// Documents that were found gone.
 async fn bury(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     let gone = some(random, "gone", 8);
@@ -148,7 +234,23 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
         });
     }
     found.shuffle(random);
-    fixture.state.finish_diffs(&claim, &found).await.unwrap();
+    let ignored: Vec<Ignored> = found
+        .iter()
+        .filter(|_| random.random_bool(0.3))
+        .map(|one| Ignored {
+            kind: one.kind.clone(),
+            doc_id: one.case_id.clone(),
+            rule: "known".to_owned(),
+            diffs: "[1]".to_owned(),
+            count: 1,
+            reason: None,
+        })
+        .collect();
+    match fixture.state.finish_diffs_ignoring(&claim, &found, &ignored).await {
+        Ok(_) => {}
+        Err(StateError::RulesChanged) => fixture.state.release_claim(&claim).await.unwrap(),
+        Err(error) => panic!("{error}"),
+    }
     if random.random_bool(0.3) {
         let revisions: Vec<_> = some(random, "case", CASES)
             .into_iter()
@@ -181,7 +283,10 @@ async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_s
                 let mut random = StdRng::seed_from_u64(seed.wrapping_add(worker));
                 let mut begun = BTreeMap::new();
                 for _ in 0..ROUNDS {
-                    match random.random_range(0..9) {
+                    match random.random_range(0..12) {
+                        9 => mixed(fixture, driven, &mut random).await,
+                        10 => patch(fixture, driven, &mut random).await,
+                        11 if worker == 0 => change_rules(fixture, driven).await,
                         0..=2 => stage(fixture, driven, &mut random, &mut begun).await,
                         3 => fail(fixture, driven, &mut random).await,
                         4..=5 => replay(fixture, driven, &mut random).await,

@@ -57,6 +57,45 @@ async fn diffs_of_a_form_replace_each_other_and_vanish_when_it_is_equal() {
     }
 }
 
+/// An operator's list may name a form twice.
+#[tokio::test]
+async fn a_form_that_is_named_twice_is_compared_once() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &[])]).await;
+    let claim = claimed(&fixture, &driven, &["f", "f"]).await;
+    assert_eq!(compare(&fixture, &claim, Some("[1]"), async {}).await, 0);
+    assert_eq!(with_diffs(&fixture, &driven).await, ["f"]);
+}
+
+/// Somebody is staging a form just now: the comparison waits, and is dropped.
+#[tokio::test]
+async fn a_comparison_waits_for_a_writer_of_its_form() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    fixture.stage(&driven, &[("f", "1-a", &[])]).await;
+    let claim = claimed(&fixture, &driven, &["f"]).await;
+    let mut writer = fixture.sql.begin().await.unwrap();
+    sqlx::query("update doc_revision set begun = begun + 1")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
+    let ending = async {
+        fixture.until_waiting(1).await;
+        let diffs = "insert into doc_diff (migration_id, kind, doc_id, diffs) values ($1, 'XFormInstance', 'f', '[9]')";
+        sqlx::query(diffs)
+            .bind(driven.id.0)
+            .execute(&mut *writer)
+            .await
+            .unwrap();
+        writer.commit().await.unwrap();
+    };
+    let (moved, ()) = tokio::join!(compare(&fixture, &claim, Some("[1]"), async {}), ending);
+    assert_eq!(moved, 1);
+    let stored = fixture
+        .strings("select diffs from doc_diff where migration_id = $1", &driven)
+        .await;
+    assert_eq!(stored, ["[9]"]);
+}
+
 #[tokio::test]
 async fn a_comparison_is_dropped_when_its_form_was_migrated_again_meanwhile() {
     let (fixture, driven) = Fixture::with_domain().await;
