@@ -13,7 +13,7 @@ use crate::batch::{Claim, check_claim, insert_batch};
 use crate::migration::DriverLease;
 use crate::patch_outcome;
 use crate::records::RecordTable;
-use crate::scan::with_buckets;
+use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 
 /// A record that may be patched.
@@ -258,6 +258,7 @@ impl State {
     pub async fn begin_patches(&self, claim: &Claim, patches: &[PatchFormRecord]) -> Result<(), StateError> {
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
+        lock_case_states(&mut tx, claim.migration_id, &claim.ids).await?;
         let patches: Vec<&PatchFormRecord> = patches.iter().collect();
         patch_outcome::put_on_record(&mut tx, claim.migration_id, &patches).await?;
         Ok(tx.commit().await?)

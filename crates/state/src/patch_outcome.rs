@@ -1,6 +1,6 @@
 //! What became of patches, inside the transactions of those who find it out.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use proto::doctype::DocType;
 use proto::topology::Stage;
@@ -131,6 +131,16 @@ pub(crate) async fn forget(
         return Ok(Vec::new());
     }
     let form_ids: Vec<&str> = form_ids.iter().map(AsRef::as_ref).collect();
+    let cases: Vec<String> =
+        sqlx::query_scalar("select distinct case_id from patch_form where migration_id = $1 and form_id = any($2)")
+            .bind(id.0)
+            .bind(&form_ids)
+            .fetch_all(&mut **tx)
+            .await?;
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
+    lock_case_states(tx, id, &cases).await?;
     let forgotten: Vec<(String, String, String)> = sqlx::query_as(
         "with gone as materialized (
              select form_id from patch_form where migration_id = $1 and form_id = any($2) order by form_id for update
@@ -142,9 +152,6 @@ pub(crate) async fn forget(
     .bind(&form_ids)
     .fetch_all(&mut **tx)
     .await?;
-    if forgotten.is_empty() {
-        return Ok(Vec::new());
-    }
     let forgotten = forgotten
         .into_iter()
         .map(|(form_id, case_id, record)| {
@@ -156,9 +163,6 @@ pub(crate) async fn forget(
             })
         })
         .collect::<Result<Vec<_>, StateError>>()?;
-    let cases: BTreeSet<&str> = forgotten.iter().map(|patch| patch.case_id.as_str()).collect();
-    let cases: Vec<String> = cases.into_iter().map(str::to_owned).collect();
-    lock_case_states(tx, id, &cases).await?;
     let (buckets, of_forms): (Vec<i16>, Vec<&str>) = forgotten
         .iter()
         .map(|patch| (proto::bucket::of(&patch.case_id), patch.case_id.as_str()))

@@ -44,7 +44,7 @@ async fn events(fixture: &Fixture, driven: &Driven) -> Vec<String> {
 }
 
 async fn diffs(fixture: &Fixture, driven: &Driven) -> usize {
-    fixture.records(&driven, RecordTable::Diffs).await.len()
+    fixture.records(driven, RecordTable::Diffs).await.len()
 }
 
 #[tokio::test]
