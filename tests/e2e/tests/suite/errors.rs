@@ -210,3 +210,42 @@ async fn a_blob_store_without_the_forms_xml_is_noticed_before_anything_is_rebuil
     world.domain("elsewhere", "MIGRATE", &[]).await?.ok();
     world.end()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_that_went_back_in_couch_stands_against_commit() -> Result<()> {
+    let generated = domain("rewound", 60);
+    let mut world = World::start(Options::in_process()).await?;
+    world.load(&generated).await?;
+    world.domain("rewound", "MIGRATE", &[]).await?.ok();
+    let is_normal = |doc: &&serde_json::Value| doc["doc_type"] == "XFormInstance";
+    let id = generated.docs.iter().find(is_normal).context("no form")?["_id"].clone();
+    let id = id.as_str().context("an id is a text")?;
+    let database = world.source().forms().name().to_owned();
+    let older = world
+        .source()
+        .stand_in()
+        .get(&database, id)
+        .context("the form is gone")?;
+    let mut newer = older.clone();
+    newer["submit_ip"] = "10.9.9.9".into();
+    world.source().stand_in().put(&database, &newer)?;
+    let newer = world
+        .source()
+        .stand_in()
+        .get(&database, id)
+        .context("the form is gone")?;
+    world.domain("rewound", "MIGRATE", &[]).await?.ok();
+
+    // A back-up of the database is put back: the document has its old revision again.
+    world.source().stand_in().load(&database, [&older])?;
+    world.domain("rewound", "MIGRATE", &[]).await?.ended_with(1);
+    let errors = format!("select count(*) from doc_error where doc_id = '{id}' and code = 'C2S-2360'");
+    ensure!(world.number(&errors).await? == 1, "nothing is on record");
+    let refused = world.domain("rewound", "COMMIT", &[]).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-"), "{}", refused.told());
+
+    world.source().stand_in().load(&database, [&newer])?;
+    world.domain("rewound", "MIGRATE", &[]).await?.ok();
+    ensure!(world.number(&errors).await? == 0, "the error stays");
+    world.end()
+}
