@@ -20,6 +20,7 @@ mod live;
 mod malformed;
 mod mutate;
 mod plan;
+mod patches;
 mod replay;
 mod reset;
 mod rewind;
