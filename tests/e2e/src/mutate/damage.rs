@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 
 use super::oracle::Group;
 use super::rows::{
-    ATTACHMENTS, BLOBMETA, CASES, FORMS, INDICES, OPERATIONS, Row, Rows, STATES, STOCK_TRANSACTIONS, TRANSACTIONS,
-    Table,
+    ATTACHMENTS, BLOBMETA, CASES, FORMS, INDICES, LEDGER_VALUES, OPERATIONS, Row, Rows, STATES, STOCK_TRANSACTIONS,
+    TRANSACTIONS, Table,
 };
 
 /// One way to damage a document.
@@ -35,6 +35,8 @@ pub(super) enum Way {
     XmlGone,
     /// A property of the Couch document: of the first level, or anywhere.
     Couch(Depth),
+    /// The Couch document becomes one of another type.
+    CouchType,
     /// The Couch document is gone.
     CouchGone,
 }
@@ -67,25 +69,19 @@ impl Way {
             Self::XmlGone => "form.xml goes".to_owned(),
             Self::Couch(Depth::Top) => "Couch: a property".to_owned(),
             Self::Couch(Depth::Any) => "Couch: anything".to_owned(),
+            Self::CouchType => "Couch: the document's type".to_owned(),
             Self::CouchGone => "Couch: the document goes".to_owned(),
         }
     }
 }
 
-/// Columns whose other values do not belong to the document any more, or have no meaning that anybody defined.
+/// Columns whose other values do not belong to the document any more, or decide only whether HQ shows a row.
 fn is_fixed(table: Table, column: &str) -> bool {
     column == "id"
         || column == table.key
         || matches!(
             (table, column),
-            (
-                STATES | STOCK_TRANSACTIONS,
-                "sql_product_id" | "report_id" | "sql_location_id"
-            )
-        )
-        || matches!(
-            (table, column),
-            (STATES | STOCK_TRANSACTIONS, "product_id" | "section_id")
+            (STATES | STOCK_TRANSACTIONS, "sql_product_id") | (STOCK_TRANSACTIONS, "report_id")
         )
 }
 
@@ -106,25 +102,20 @@ pub(super) async fn ways(client: &Client, group: Group) -> Result<Vec<Way>> {
                 ways.push(Way::Column(*table, column));
             }
         }
-        if ![FORMS, CASES, STOCK_TRANSACTIONS].contains(table) {
-            ways.push(Way::Delete(*table));
+        if ![FORMS, CASES].contains(table) {
+            ways.extend([Way::Delete(*table), Way::Insert(*table)]);
         }
     }
     ways.push(Way::DeleteDocument);
     match group {
         Group::Forms => {
-            ways.extend([Way::Insert(OPERATIONS), Way::Xml, Way::Xml, Way::XmlGone]);
+            ways.extend([Way::Xml, Way::Xml, Way::XmlGone, Way::CouchType, Way::CouchType]);
             ways.extend(["auth_context", "openrosa_headers"].map(|column| Way::Member(FORMS, column)));
             ways.extend([Depth::Top; 10].map(Way::Couch));
             ways.extend([Depth::Any; 14].map(Way::Couch));
         }
         Group::Cases => {
-            ways.extend([
-                Way::Insert(INDICES),
-                Way::Insert(TRANSACTIONS),
-                Way::Insert(ATTACHMENTS),
-                Way::CouchGone,
-            ]);
+            ways.extend([Way::CouchGone, Way::CouchType]);
             ways.extend([const { Way::Member(CASES, "case_json") }; 4]);
             ways.extend([Depth::Top; 18].map(Way::Couch));
             ways.extend([Depth::Any; 18].map(Way::Couch));
@@ -140,9 +131,18 @@ pub(super) struct Statement {
     pub(super) text: Option<String>,
 }
 
-/// Chooses what happens to the rows of a document; none if it has no such row.
-pub(super) fn statement(rng: &mut StdRng, way: &Way, id: &str, rows: &Rows) -> Option<Statement> {
-    let pick = |rng: &mut StdRng, table: Table| rows.of(table).choose(rng).cloned();
+/// Chooses what happens to the usable rows of a document; none if it has no such row.
+pub(super) fn statement(
+    rng: &mut StdRng,
+    way: &Way,
+    id: &str,
+    rows: &Rows,
+    usable: &dyn Fn(Table, &Row) -> bool,
+) -> Option<Statement> {
+    let pick = |rng: &mut StdRng, table: Table| {
+        let rows: Vec<&Row> = rows.of(table).iter().filter(|row| usable(table, row)).collect();
+        rows.choose(rng).map(|row| (*row).clone())
+    };
     let row_id = |row: &Row| row["id"].as_i64();
     match way {
         Way::Column(table, column) => {
@@ -168,25 +168,7 @@ pub(super) fn statement(rng: &mut StdRng, way: &Way, id: &str, rows: &Rows) -> O
             );
             Some(Statement { sql, text: None })
         }
-        Way::Insert(table) => {
-            let parent = if *table == OPERATIONS { FORMS } else { CASES };
-            rows.of(parent).first()?;
-            let sql = match *table {
-                OPERATIONS => "insert into form_processor_xformoperationsql (form_id, user_id, operation, date)
-                               values ($1, 'u', 'archive', now())",
-                INDICES => "insert into form_processor_commcarecaseindexsql
-                                (case_id, domain, identifier, referenced_id, referenced_type, relationship_id)
-                            values ($1, 'mutate', 'damage', 'damage', 'damage', 1)",
-                TRANSACTIONS => "insert into form_processor_casetransaction (case_id, form_id, server_date, type, revoked, details)
-                                 values ($1, 'damage', now(), 1, false, '{}')",
-                _ => "insert into form_processor_caseattachmentsql (case_id, attachment_id, name, properties, blob_id, md5)
-                      values ($1, gen_random_uuid(), 'damage', '{}', 'damage', '')",
-            };
-            Some(Statement {
-                sql: sql.to_owned(),
-                text: Some(id.to_owned()),
-            })
-        }
+        Way::Insert(table) => insertion(*table, id, rows, pick(rng, *table).as_ref()),
         Way::Member(table, column) => {
             let row = rows.of(*table).first()?.clone();
             let mut object: Value = serde_json::from_str(row[*column].as_str()?).ok()?;
@@ -209,15 +191,71 @@ pub(super) fn statement(rng: &mut StdRng, way: &Way, id: &str, rows: &Rows) -> O
                 text: Some(object.to_string()),
             })
         }
-        Way::DeleteDocument | Way::Xml | Way::XmlGone | Way::Couch(_) | Way::CouchGone => None,
+        Way::DeleteDocument | Way::Xml | Way::XmlGone | Way::Couch(_) | Way::CouchType | Way::CouchGone => None,
     }
+}
+
+/// A row more: one of its own, or another like one that the document has.
+fn insertion(table: Table, id: &str, rows: &Rows, like: Option<&Row>) -> Option<Statement> {
+    let parent = if [OPERATIONS, BLOBMETA].contains(&table) {
+        FORMS
+    } else {
+        CASES
+    };
+    rows.of(parent).first()?;
+    let sql = match table {
+        OPERATIONS => {
+            "insert into form_processor_xformoperationsql (form_id, user_id, operation, date)
+                       values ($1, 'u', 'archive', now())"
+        }
+        INDICES => {
+            "insert into form_processor_commcarecaseindexsql
+                        (case_id, domain, identifier, referenced_id, referenced_type, relationship_id)
+                    values ($1, 'mutate', 'damage', 'damage', 'damage', 1)"
+        }
+        TRANSACTIONS => {
+            "insert into form_processor_casetransaction (case_id, form_id, server_date, type, revoked, details)
+                         values ($1, 'damage', now(), 1, false, '{}')"
+        }
+        ATTACHMENTS => {
+            "insert into form_processor_caseattachmentsql (case_id, attachment_id, name, properties, blob_id, md5)
+                        values ($1, gen_random_uuid(), 'damage', '{}', 'damage', '')"
+        }
+        _ => {
+            let row = like?["id"].as_i64()?;
+            let other = match table {
+                BLOBMETA => json!({"name": "damage", "key": "damage", "type_code": 3}),
+                LEDGER_VALUES | STATES => json!({"section_id": "damage"}),
+                _ => json!({}),
+            };
+            let name = table.name;
+            return Some(Statement {
+                sql: format!(
+                    "insert into {name} select other.* from {name} t, json_populate_record(null::{name},
+                         (row_to_json(t)::jsonb || $1::text::jsonb
+                          || jsonb_build_object('id', nextval(pg_get_serial_sequence('{name}', 'id'))))::json) other
+                     where t.id = {row}"
+                ),
+                text: Some(other.to_string()),
+            });
+        }
+    };
+    Some(Statement {
+        sql: sql.to_owned(),
+        text: Some(id.to_owned()),
+    })
 }
 
 /// Another value of a column, as text; the outer `None` if there is none, the inner one for null.
 #[allow(clippy::option_option, reason = "null is a value")]
 fn other_value(rng: &mut StdRng, column: &Column, present: &Value, table: Table) -> Option<Option<String>> {
-    if column.nullable && !present.is_null() && rng.random_bool(0.25) {
+    let only_null = (table, column.name.as_str()) == (STATES, "sql_location_id")
+        || (table, column.name.as_str()) == (STOCK_TRANSACTIONS, "sql_location_id");
+    if column.nullable && !present.is_null() && (only_null || rng.random_bool(0.25)) {
         return Some(None);
+    }
+    if only_null {
+        return None;
     }
     let number = present.as_i64().unwrap_or_default();
     let text = match (table, column.name.as_str()) {
@@ -309,7 +347,25 @@ fn other_json(rng: &mut StdRng, present: &Value) -> Value {
     if chosen == *present { json!("damage") } else { chosen }
 }
 
-/// Properties that cannot be damaged: they decide which document it is, or belong to the server.
+/// Another type of the same group.
+pub(super) fn other_type(rng: &mut StdRng, group: Group, present: &str) -> Option<&'static str> {
+    let types: &[&str] = match group {
+        Group::Forms => &[
+            "XFormInstance",
+            "XFormArchived",
+            "XFormDeprecated",
+            "XFormDuplicate",
+            "XFormError",
+            "HQSubmission",
+            "XFormInstance-Deleted",
+        ],
+        Group::Cases => &["CommCareCase", "CommCareCase-Deleted"],
+    };
+    let others: Vec<&'static str> = types.iter().copied().filter(|one| *one != present).collect();
+    others.choose(rng).copied()
+}
+
+/// Properties that are not damaged in passing: they decide which document it is, or belong to the server.
 fn is_kept(name: &str) -> bool {
     matches!(name, "_id" | "_rev" | "_attachments" | "doc_type")
 }
@@ -389,14 +445,8 @@ pub(super) fn change_answer(rng: &mut StdRng, xml: &str, body: &mut Value) -> Op
     Some(xml.replace(&format!(">{text}<"), ">damage<"))
 }
 
-/// The blob of a form's XML: the row that leads to it.
+/// The blob of a form's XML, if that is not compressed: it would have to be compressed again.
 pub(super) fn xml_key(rows: &Rows) -> Option<String> {
-    let row = rows
-        .of(BLOBMETA)
-        .iter()
-        .find(|row| row["name"] == "form.xml" && row["type_code"] == 2)?;
-    // Compressed XML would have to be compressed again.
-    row["compressed_length"]
-        .is_null()
-        .then(|| row["key"].as_str().map(str::to_owned))?
+    let (key, is_compressed) = rows.xml()?;
+    (!is_compressed).then(|| key.to_owned())
 }

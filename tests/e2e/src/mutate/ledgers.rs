@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Result;
 use chrono::DateTime;
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use super::rows::{LEDGER_VALUES, Row, Rows, STATES};
 
@@ -17,13 +19,36 @@ fn by_key<'a>(rows: &'a [Row], product: &str) -> BTreeMap<Key, &'a Row> {
         .collect()
 }
 
-/// Paths of the differences, as [`path`] writes them. `hidden`: row ids of states that HQ does not show, since product or
-/// location is archived; the latest transaction of the ledger stands in for them, and for states that are gone.
-pub(super) fn expect(case_id: &str, before: &Rows, after: &Rows, hidden: &BTreeSet<i64>) -> BTreeSet<String> {
+/// Stock states that HQ does not show, since their product or their location is archived.
+pub(super) struct Hidden {
+    products: BTreeSet<i64>,
+    locations: BTreeSet<i64>,
+}
+
+impl Hidden {
+    pub(super) async fn read(client: &Client) -> Result<Self> {
+        let ids = async |query: &str| -> Result<BTreeSet<i64>> {
+            let rows = client.query(query, &[]).await?;
+            Ok(rows.iter().map(|row| row.get(0)).collect())
+        };
+        Ok(Self {
+            products: ids("select id::bigint from products_sqlproduct where is_archived").await?,
+            locations: ids("select id::bigint from locations_sqllocation where is_archived").await?,
+        })
+    }
+
+    pub(super) fn contains(&self, state: &Row) -> bool {
+        let is_in = |ids: &BTreeSet<i64>, column: &str| state[column].as_i64().is_some_and(|id| ids.contains(&id));
+        is_in(&self.products, "sql_product_id") || is_in(&self.locations, "sql_location_id")
+    }
+}
+
+/// Paths of the differences, as [`path`] writes them. `hidden`: states that HQ does not show; the latest transaction of the ledger stands in for them, and for states that are gone.
+pub(super) fn expect(case_id: &str, before: &Rows, after: &Rows, hidden: &Hidden) -> BTreeSet<String> {
     let shown: Vec<Row> = after
         .of(STATES)
         .iter()
-        .filter(|row| row["id"].as_i64().is_none_or(|id| !hidden.contains(&id)))
+        .filter(|row| !hidden.contains(row))
         .cloned()
         .collect();
     let states = by_key(&shown, "product_id");
@@ -51,6 +76,10 @@ pub(super) fn expect(case_id: &str, before: &Rows, after: &Rows, hidden: &BTreeS
                 "last_modified_form_id",
                 state["last_modified_form_id"] != value["last_modified_form_id"],
             );
+            let mut others = before.of(STATES).iter();
+            let clean = others.find(|other| other["id"] == state["id"]);
+            let is_moved = clean.is_some_and(|clean| clean["sql_location_id"] != state["sql_location_id"]);
+            differs("location_id", is_moved);
             let consumption = |row: &Row| row["daily_consumption"].as_f64();
             differs("daily_consumption", consumption(state) != consumption(value));
         } else if let Some(clean) = clean {

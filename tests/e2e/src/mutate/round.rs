@@ -11,8 +11,9 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::damage::{self, Way};
+use super::ledgers::Hidden;
 use super::oracle::{self, Expectation, Group};
-use super::rows::{self, LEDGER_TRANSACTIONS, LEDGER_VALUES, Rows, STATES, STOCK_TRANSACTIONS};
+use super::rows::{self, LEDGER_TRANSACTIONS, LEDGER_VALUES, Rows, STATES, STOCK_TRANSACTIONS, Table};
 use super::{DOMAIN, Document, Documents, Outcome, ledgers};
 use crate::world::World;
 
@@ -24,7 +25,7 @@ const TRIES: usize = 40;
 pub(super) struct Round<'a> {
     group: Group,
     documents: &'a Documents,
-    hidden: &'a BTreeSet<i64>,
+    hidden: &'a Hidden,
     wanted: usize,
 }
 
@@ -40,7 +41,7 @@ struct Damaged {
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(group: Group, documents: &'a Documents, hidden: &'a BTreeSet<i64>, wanted: usize) -> Self {
+    pub(super) fn new(group: Group, documents: &'a Documents, hidden: &'a Hidden, wanted: usize) -> Self {
         Self {
             group,
             documents,
@@ -81,7 +82,12 @@ impl<'a> Round<'a> {
         }
         let ids: Vec<String> = damaged.keys().cloned().collect();
         let rows = rows::read(client, self.group, &ids).await?;
-        let recorded = self.compare(world, &ids, rng).await?;
+        // Some that are in order, too.
+        let others = self
+            .documents
+            .keys()
+            .filter(|id| !damaged.contains_key(*id) && rng.random_bool(0.15));
+        let recorded = compare(world, self.group, ids.iter().chain(others)).await?;
         let after = rows::read(client, self.group, &ids).await?;
         for (id, one) in &damaged {
             let nothing = Rows::default();
@@ -123,6 +129,15 @@ impl<'a> Round<'a> {
                 damaged.label = format!("{} {spot}", way.label());
                 world.source().stand_in().put(database, couch)?;
             }
+            Way::CouchType => {
+                let present = document.couch["doc_type"].as_str().unwrap_or_default();
+                let other = damage::other_type(rng, self.group, present).filter(|_| !is_legacy);
+                let (Some(couch), Some(other)) = (damaged.couch.as_mut(), other) else {
+                    return Ok(None);
+                };
+                couch["doc_type"] = other.into();
+                world.source().stand_in().put(database, couch)?;
+            }
             Way::CouchGone => {
                 if is_legacy || !world.source().stand_in().delete(database, id) {
                     return Ok(None);
@@ -159,12 +174,8 @@ impl<'a> Round<'a> {
                 tx.commit().await?;
             }
             _ => {
-                let hidden = |rows: &Rows| rows.of(STATES).iter().any(|row| self.is_hidden(row));
-                // Where no state is shown, transactions are what is compared: a world of its own.
-                if matches!(way, Way::Column(STOCK_TRANSACTIONS, _)) && hidden(&document.rows) {
-                    return Ok(None);
-                }
-                let Some(statement) = damage::statement(rng, way, id, &document.rows) else {
+                let usable = |table: Table, row: &rows::Row| self.is_usable(way, &document.rows, table, row);
+                let Some(statement) = damage::statement(rng, way, id, &document.rows, &usable) else {
                     return Ok(None);
                 };
                 if client.execute(&statement.sql, &[&statement.text]).await.is_err() {
@@ -176,61 +187,33 @@ impl<'a> Round<'a> {
         Ok(Some(damaged))
     }
 
-    fn is_hidden(&self, state: &rows::Row) -> bool {
-        state["id"].as_i64().is_some_and(|id| self.hidden.contains(&id))
-    }
-
-    /// Compares these documents and some others. What is on record of each afterwards, as (kind, path).
-    async fn compare(
-        &self,
-        world: &mut World,
-        ids: &[String],
-        rng: &mut StdRng,
-    ) -> Result<BTreeMap<String, BTreeSet<(String, String)>>> {
-        let others = self
-            .documents
-            .keys()
-            .filter(|id| !ids.contains(*id) && rng.random_bool(0.15));
-        let selected: Vec<String> = ids.iter().chain(others).cloned().collect();
-        let file = world.folder().join("selected.txt");
-        std::fs::write(&file, selected.join("\n") + "\n")?;
-        let select = format!("--select={}", file.display());
-        let what = match self.group {
-            Group::Cases => "cases",
-            Group::Forms => "forms",
+    /// Where no state is shown, stock transactions are what is compared: a world of its own. Another state of an archived
+    /// product would not be shown either.
+    fn is_usable(&self, way: &Way, rows: &Rows, table: Table, row: &rows::Row) -> bool {
+        let is_same = |state: &&rows::Row| {
+            ["section_id", "product_id"]
+                .iter()
+                .all(|name| state[*name] == row[*name])
         };
-        let output = world.coordinator(&["couch_sql_diff", DOMAIN, what, &select]).await?;
-        ensure!(matches!(output.status, Some(0 | 1)), "{}", output.told());
-        let mut recorded: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
-        for table in ["doc_diff", "doc_change"] {
-            let kinds = match self.group {
-                Group::Cases => "like 'CommCareCase%'",
-                Group::Forms => "not like 'CommCareCase%'",
-            };
-            // What other rounds left on record goes when its documents are compared again.
-            let query = format!("select doc_id, diffs from {table} where kind {kinds} and doc_id = any($1)");
-            for row in world.state().query(&query, &[&selected]).await? {
-                let (id, diffs): (String, String) = (row.get(0), row.get(1));
-                let entries: Vec<Value> = serde_json::from_str(&diffs)?;
-                recorded.entry(id).or_default().extend(entries.iter().map(told));
+        match table {
+            STOCK_TRANSACTIONS => {
+                let state = rows.of(STATES).iter().find(is_same);
+                state.is_some_and(|state| !self.hidden.contains(state))
             }
+            STATES if *way == Way::Insert(STATES) => !self.hidden.contains(row),
+            _ => true,
         }
-        Ok(recorded)
     }
 
     fn expect(&self, id: &str, document: &Document, one: &Damaged, rows: &Rows) -> Expectation {
-        let as_damaged = Document {
-            couch: Value::Null,
-            rows: Rows::default(),
-            body: one.body.clone(),
-            no_action: BTreeSet::new(),
-        };
-        let sql = as_damaged.json(self.group, rows);
+        let nothing = Value::Object(serde_json::Map::new());
+        // Where the rows lead to the XML no more, or not as it is stored, the form is empty for HQ.
+        let leads_there = rows.xml() == document.rows.xml();
+        let sql = super::json(self.group, rows, if leads_there { &one.body } else { &nothing });
         let mut expectation = Expectation::default();
         let is_elsewhere = |side: &Value| side["domain"] != DOMAIN;
         match (self.group, &one.couch, &sql) {
             (Group::Forms, Some(couch), sql) => {
-                let nothing = Value::Object(serde_json::Map::new());
                 return oracle::expect(self.group, couch, sql.as_ref().unwrap_or(&nothing), &document.no_action);
             }
             (Group::Cases, Some(couch), sql) => {
@@ -311,7 +294,7 @@ impl<'a> Round<'a> {
 
     /// By which rule a damage is allowed that is not to be reported.
     fn allowed_by(&self, document: &Document, one: &Damaged, expectation: &Expectation) -> String {
-        let sql = document.json(self.group, &document.rows).unwrap_or_default();
+        let sql = super::json(self.group, &document.rows, &document.body).unwrap_or_default();
         let clean = oracle::expect(self.group, &document.couch, &sql, &document.no_action);
         let known = |raw: &oracle::Raw| clean.allowed.iter().any(|(other, _)| other == raw);
         let rule = expectation.allowed.iter().find(|(raw, _)| !known(raw));
@@ -342,6 +325,39 @@ impl<'a> Round<'a> {
             .collect();
         rows::restore(client, self.group, &rows).await
     }
+}
+
+/// Compares these documents. What is on record of each afterwards, as (kind, path).
+pub(super) async fn compare(
+    world: &mut World,
+    group: Group,
+    ids: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, BTreeSet<(String, String)>>> {
+    let selected: Vec<String> = ids.cloned().collect();
+    let file = world.folder().join("selected.txt");
+    std::fs::write(&file, selected.join("\n") + "\n")?;
+    let select = format!("--select={}", file.display());
+    let what = match group {
+        Group::Cases => "cases",
+        Group::Forms => "forms",
+    };
+    let output = world.coordinator(&["couch_sql_diff", DOMAIN, what, &select]).await?;
+    ensure!(matches!(output.status, Some(0 | 1)), "{}", output.told());
+    let mut recorded: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for table in ["doc_diff", "doc_change"] {
+        let kinds = match group {
+            Group::Cases => "like 'CommCareCase%'",
+            Group::Forms => "not like 'CommCareCase%'",
+        };
+        // What other rounds left on record goes when its documents are compared again.
+        let query = format!("select doc_id, diffs from {table} where kind {kinds} and doc_id = any($1)");
+        for row in world.state().query(&query, &[&selected]).await? {
+            let (id, diffs): (String, String) = (row.get(0), row.get(1));
+            let entries: Vec<Value> = serde_json::from_str(&diffs)?;
+            recorded.entry(id).or_default().extend(entries.iter().map(told));
+        }
+    }
+    Ok(recorded)
 }
 
 /// A recorded difference as (kind, path).

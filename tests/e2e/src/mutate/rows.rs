@@ -64,6 +64,13 @@ impl Rows {
         self.0.get(&table).map_or(&[], Vec::as_slice)
     }
 
+    /// Where HQ finds the XML of a form: a key, and whether what it leads to is compressed.
+    pub(super) fn xml(&self) -> Option<(&str, bool)> {
+        let mut rows = self.of(BLOBMETA).iter();
+        let row = rows.find(|row| row["name"] == "form.xml" && row["type_code"] == 2)?;
+        Some((row["key"].as_str()?, !row["compressed_length"].is_null()))
+    }
+
     fn parent(&self, table: Table) -> Option<&Row> {
         self.of(table).first()
     }
