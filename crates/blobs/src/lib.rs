@@ -8,7 +8,8 @@
 //! a blob tells of.
 //!
 //! Keys are checked before they touch a path or a URL. Errors ([`Error`]) say what is to be done, have a stable code, and
-//! hold no content. Reads are limited in number at once and in bytes each.
+//! hold no content. Reads are limited in number at once and in bytes each; what a caller holds at once it cuts by weight
+//! ([`in_parts`]).
 
 mod config;
 mod error;
@@ -17,6 +18,7 @@ mod files;
 mod gzip;
 mod key;
 pub mod metrics_names;
+mod parts;
 mod reference;
 mod s3;
 mod store;
@@ -26,5 +28,6 @@ pub use error::{CODES, Error, ErrorKind, Result};
 pub use fetch::Wanted;
 pub use gzip::gunzip;
 pub use key::{check_key, couch_blob_key, safe_id};
+pub use parts::{expected_bytes, in_parts};
 pub use reference::{BlobRef, FORM_XML, blob_refs};
 pub use store::BlobStore;

@@ -26,7 +26,8 @@ pub struct Cursor {
 pub struct CutLimits {
     /// Cases of one batch at most.
     pub cases: usize,
-    /// Weight of one batch at most: staged rows to replay. A case above it goes alone.
+    /// Weight of one batch at most: what there is to replay, each staged row and each KiB of rows and events counting one.
+    /// A case above it goes alone.
     pub weight: i64,
     /// Batches to cut at once at most.
     pub batches: usize,
@@ -138,8 +139,11 @@ impl State {
     pub async fn cut_case_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
         // A case that was set aside is not cut again: it would fail again. `unpark` gives it its next chance.
         let sql = "select d.bucket, d.case_id,
-                          (select greatest(count(*), 1) from staged_update s
-                           where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id) as weight
+                          (select greatest(count(*), 1) + coalesce(sum(octet_length(s.payload)), 0)::bigint / 1024
+                           from staged_update s
+                           where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id)
+                          + (select coalesce(sum(octet_length(e.payload)), 0)::bigint / 1024 from case_event e
+                             where e.migration_id = $1 and e.bucket = d.bucket and e.case_id = d.case_id) as weight
                    from (select bucket, case_id from dirty_case
                          where migration_id = $1 and (bucket, case_id) > ($2, $3)
                            and case_id not in (select unnest(ids) from batch

@@ -1,20 +1,18 @@
-//! Couch's forms with their XML, read in bulk and handed on one by one, so that no more than a few are in memory.
+//! Couch's forms with their XML, read in bulk and handed on one by one, so that no more than some megabytes are in memory.
 
 use std::collections::HashMap;
 
-use blobs::{FORM_XML, Wanted, gunzip};
+use blobs::{BlobRef, FORM_XML, Wanted, expected_bytes, gunzip, in_parts};
 use bytes::Bytes;
-use couch::Outcome;
+use couch::{Fetched, Outcome};
 use proto::rows::{BLOB_FORM_XML, BlobMetaRow};
 use serde_json::Value;
 use service::worker::BatchFailure;
 
-use crate::DiffHandler;
+use crate::{DiffHandler, FETCH_BYTES, READ_BYTES};
 
 /// `form.xml` above this many bytes is not read.
 const MAX_XML_BYTES: usize = 64 * 1024 * 1024;
-/// Forms that are read at once.
-const FORMS_AT_ONCE: usize = 100;
 
 /// A form of Couch; all of it is absent if Couch has no such document.
 #[derive(Debug, Default)]
@@ -25,74 +23,102 @@ pub(crate) struct CouchForm {
     pub(crate) xml: Option<Bytes>,
 }
 
+/// A form whose XML is still to be fetched.
+struct Planned {
+    id: String,
+    document: Option<Value>,
+    rows: Vec<BlobMetaRow>,
+    /// Where its XML may be.
+    places: Vec<Wanted>,
+}
+
+impl Planned {
+    fn weight(&self) -> usize {
+        self.places
+            .iter()
+            .map(|place| expected_bytes(place.blob.content_length))
+            .fold(0, usize::saturating_add)
+    }
+}
+
 impl DiffHandler {
-    /// Reads these forms and gives each to `take`.
+    /// Reads these forms, which must be distinct, and gives each to `take`.
     pub(crate) async fn each_couch_form(
         &self,
         ids: &[String],
         take: &mut (dyn FnMut(&str, &CouchForm) + Send),
     ) -> Result<(), BatchFailure> {
-        for ids in ids.chunks(FORMS_AT_ONCE) {
-            for (id, form) in self.couch_forms(ids).await? {
-                take(&id, &form);
+        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
+        let mut done = 0;
+        while done < ids.len() {
+            let fetched = reader.next(&ids[done..]).await?;
+            done += fetched.len();
+            for part in in_parts(self.planned(fetched).await?, Planned::weight, FETCH_BYTES) {
+                self.add_xml(part, take).await?;
             }
         }
         Ok(())
     }
 
-    async fn couch_forms(&self, ids: &[String]) -> Result<Vec<(String, CouchForm)>, BatchFailure> {
-        let (fetched, metas) = tokio::join!(self.forms_db.bulk_get(ids), self.target.read_blobmeta(ids));
+    async fn planned(&self, fetched: Vec<Fetched>) -> Result<Vec<Planned>, BatchFailure> {
+        let ids: Vec<String> = fetched.iter().map(|found| found.id.clone()).collect();
         let mut rows: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
-        for row in metas? {
+        for row in self.target.read_blobmeta(&ids).await? {
             rows.entry(row.parent_id.clone()).or_default().push(row);
         }
-        let mut forms = Vec::with_capacity(ids.len());
-        let mut wanted = Vec::new();
-        for found in fetched? {
+        let mut planned = Vec::with_capacity(fetched.len());
+        for found in fetched {
             let document = match found.outcome {
                 Outcome::Found(document) => Some(document),
                 Outcome::Missing | Outcome::Deleted { .. } => None,
                 Outcome::Failed(error) => return Err(error.into()),
             };
-            if let Some(document) = &document {
-                let rows = rows.get(&found.id).map_or(&[][..], Vec::as_slice);
-                wanted.extend(self.places_of_xml(&found.id, document, rows));
+            let rows = rows.remove(&found.id).unwrap_or_default();
+            let places = document.as_ref();
+            let places = places.map(|document| self.places_of_xml(&found.id, document, &rows));
+            planned.push(Planned {
+                id: found.id,
+                document,
+                rows,
+                places: places.unwrap_or_default(),
+            });
+        }
+        Ok(planned)
+    }
+
+    async fn add_xml(
+        &self,
+        part: Vec<Planned>,
+        take: &mut (dyn FnMut(&str, &CouchForm) + Send),
+    ) -> Result<(), BatchFailure> {
+        let wanted: Vec<Wanted> = part.iter().flat_map(|form| form.places.iter().cloned()).collect();
+        let mut read = self.blobs.fetch_many(&self.forms_db, &wanted).await?.into_iter();
+        for form in part {
+            let mut xml = None;
+            for (place, read) in form.places.iter().zip(read.by_ref().take(form.places.len())) {
+                let bytes = match read {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => continue,
+                    Err(error) if error.kind() == blobs::ErrorKind::Document => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                if xml.is_none() {
+                    xml = plain(place.blob.key.as_deref(), bytes, &form.rows);
+                }
             }
-            forms.push((found.id, CouchForm { document, xml: None }));
+            let document = form.document;
+            take(&form.id, &CouchForm { document, xml });
         }
-        let mut xml: HashMap<String, Bytes> = HashMap::new();
-        for (want, read) in wanted.iter().zip(self.blobs.fetch_many(&self.forms_db, &wanted).await?) {
-            let bytes = match read {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => continue,
-                Err(error) if error.kind() == blobs::ErrorKind::Document => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let rows = rows.get(&want.doc_id).map_or(&[][..], Vec::as_slice);
-            if let Some(plain) = plain(want.blob.key.as_deref(), bytes, rows) {
-                xml.entry(want.doc_id.clone()).or_insert(plain);
-            }
-        }
-        for (id, form) in &mut forms {
-            form.xml = xml.remove(id);
-        }
-        Ok(forms)
+        Ok(())
     }
 
     /// Where a form's XML may be: where its row of metadata says, and where the document says.
     fn places_of_xml(&self, id: &str, document: &Value, rows: &[BlobMetaRow]) -> Vec<Wanted> {
         let refs = blobs::blob_refs(self.forms_db.name(), id, document).unwrap_or_default();
         let named = refs.into_iter().find(|blob| blob.name == FORM_XML);
-        let key = xml_row(rows).map(|row| row.key.clone());
-        let by_row = key
-            .filter(|key| named.as_ref().is_none_or(|blob| blob.key.as_ref() != Some(key)))
-            .map(|key| blobs::BlobRef {
-                name: FORM_XML.to_owned(),
-                key: Some(key),
-                content_type: None,
-                content_length: None,
-                blobmeta_id: None,
-            });
+        let by_row = xml_row(rows)
+            .filter(|row| named.as_ref().is_none_or(|blob| blob.key.as_ref() != Some(&row.key)))
+            .map(blob_of);
         let places = by_row.into_iter().chain(named);
         places
             .map(|blob| Wanted {
@@ -100,6 +126,17 @@ impl DiffHandler {
                 blob,
             })
             .collect()
+    }
+}
+
+/// The blob that a row leads to.
+pub(crate) fn blob_of(row: &BlobMetaRow) -> BlobRef {
+    BlobRef {
+        name: row.name.clone(),
+        key: Some(row.key.clone()),
+        content_type: row.content_type.clone(),
+        content_length: u64::try_from(row.content_length).ok(),
+        blobmeta_id: None,
     }
 }
 

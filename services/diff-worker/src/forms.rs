@@ -2,21 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use blobs::{BlobRef, FORM_XML, Wanted};
-use couch::Outcome;
+use blobs::{FORM_XML, Wanted, expected_bytes, in_parts};
+use couch::{Fetched, Outcome};
 use formmodel::Treatment;
 use proto::doctype::DocType;
-use proto::rows::{BLOB_FORM_XML, FormBundle};
+use proto::rows::{BLOB_FORM_XML, BlobMetaRow, FormBundle};
 use serde_json::{Map, Value};
 use service::worker::BatchFailure;
 use state::batch::Claim;
 use state::form_diffs::{FormComparison, FormToDiff};
 
-use crate::DiffHandler;
-use crate::couch_forms::plain;
-
-/// Forms compared at once: bounds the memory of a batch, whatever its documents weigh on average.
-const FORMS_AT_ONCE: usize = 50;
+use crate::couch_forms::{blob_of, plain};
+use crate::{DiffHandler, FETCH_BYTES, READ_BYTES};
 
 impl DiffHandler {
     /// Compares the forms of a batch, and records what it finds.
@@ -24,8 +21,16 @@ impl DiffHandler {
         let forms = self.state.forms_to_diff(claim).await?;
         let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
         let mut found = Vec::with_capacity(forms.len());
-        for forms in forms.chunks(FORMS_AT_ONCE) {
-            self.compare_forms(claim, forms, &applied, &mut found).await?;
+        let ids: Vec<&str> = forms.iter().map(|form| form.form_id.as_str()).collect();
+        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
+        let mut done = 0;
+        while done < ids.len() {
+            let couch = reader.next(&ids[done..]).await?;
+            let read = &forms[done..done + couch.len()];
+            done += couch.len();
+            for part in self.parts(read, couch).await? {
+                self.compare_forms(claim, part, &applied, &mut found).await?;
+            }
         }
         let rules = service::operator_rules::of_domain(&self.state, claim.migration_id).await?;
         let mut ignored = Vec::new();
@@ -44,34 +49,54 @@ impl DiffHandler {
         Ok(())
     }
 
-    /// What Couch has no longer, or has in another domain, is not compared: its record stays as it is.
-    async fn compare_forms(
+    /// Forms with what Couch has of them, in parts whose XML is fetched together. What Couch has no longer is not compared:
+    /// its record stays as it is.
+    async fn parts<'a>(
         &self,
-        claim: &Claim,
-        forms: &[FormToDiff],
-        applied: &HashSet<String>,
-        found: &mut Vec<FormComparison>,
-    ) -> Result<(), BatchFailure> {
-        let ids: Vec<String> = forms.iter().map(|form| form.form_id.clone()).collect();
-        let (couch, sql) = tokio::join!(self.forms_db.bulk_get(&ids), self.target.read_forms(&ids));
-        let sql: HashMap<String, FormBundle> = sql?
-            .into_iter()
-            .map(|bundle| (bundle.form.form_id.clone(), bundle))
-            .collect();
-        let bodies = self.bodies(&ids).await?;
-        let mut documents: HashMap<String, Value> = HashMap::new();
-        for fetched in couch? {
+        forms: &'a [FormToDiff],
+        couch: Vec<Fetched>,
+    ) -> Result<Vec<Vec<InCouch<'a>>>, BatchFailure> {
+        let ids: Vec<String> = couch.iter().map(|fetched| fetched.id.clone()).collect();
+        let mut rows: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
+        for row in self.target.read_blobmeta(&ids).await? {
+            if row.type_code == BLOB_FORM_XML && row.name == FORM_XML {
+                rows.entry(row.parent_id.clone()).or_default().push(row);
+            }
+        }
+        let mut present = Vec::with_capacity(forms.len());
+        for (form, fetched) in forms.iter().zip(couch) {
             match fetched.outcome {
-                Outcome::Found(document) => drop(documents.insert(fetched.id, document)),
+                Outcome::Found(document) => present.push(InCouch {
+                    form,
+                    document,
+                    xml: rows.remove(&fetched.id).unwrap_or_default(),
+                }),
                 Outcome::Missing | Outcome::Deleted { .. } => {}
                 Outcome::Failed(error) => return Err(error.into()),
             }
         }
+        Ok(in_parts(present, InCouch::weight, FETCH_BYTES))
+    }
+
+    /// What belongs to another domain in Couch is not compared either.
+    async fn compare_forms(
+        &self,
+        claim: &Claim,
+        forms: Vec<InCouch<'_>>,
+        applied: &HashSet<String>,
+        found: &mut Vec<FormComparison>,
+    ) -> Result<(), BatchFailure> {
+        let ids: Vec<String> = forms.iter().map(|one| one.form.form_id.clone()).collect();
+        let sql: HashMap<String, FormBundle> = self
+            .target
+            .read_forms(&ids)
+            .await?
+            .into_iter()
+            .map(|bundle| (bundle.form.form_id.clone(), bundle))
+            .collect();
+        let bodies = self.bodies(&forms).await?;
         let nothing = Value::Object(Map::new());
-        for form in forms {
-            let Some(document) = documents.get(&form.form_id) else {
-                continue;
-            };
+        for InCouch { form, document, .. } in &forms {
             let text = |key: &str| document.get(key).and_then(Value::as_str);
             let Some(doc_type) = text("doc_type").and_then(DocType::parse) else {
                 continue;
@@ -91,7 +116,7 @@ impl DiffHandler {
             let diffs = docdiff::diff_form(&formmodel::compared(document, treatment), &sql_json)
                 .map_err(|_| BatchFailure::defect("a form of an unknown type was compared"))?;
             found.push(FormComparison {
-                form: form.clone(),
+                form: (*form).clone(),
                 kind: doc_type.as_str().to_owned(),
                 rev: text("_rev").map(str::to_owned),
                 diffs: (!diffs.is_empty())
@@ -103,24 +128,18 @@ impl DiffHandler {
 
     /// What the XML of each form says that SQL's own metadata leads to. A form without readable XML is an empty one, as HQ
     /// shows it.
-    async fn bodies(&self, ids: &[String]) -> Result<HashMap<String, Value>, BatchFailure> {
-        let mut metas = self.target.read_blobmeta(ids).await?;
-        metas.retain(|row| row.type_code == BLOB_FORM_XML && row.name == FORM_XML);
-        let wanted: Vec<Wanted> = metas
+    async fn bodies(&self, forms: &[InCouch<'_>]) -> Result<HashMap<String, Value>, BatchFailure> {
+        let rows: Vec<&BlobMetaRow> = forms.iter().flat_map(|one| &one.xml).collect();
+        let wanted: Vec<Wanted> = rows
             .iter()
             .map(|row| Wanted {
                 doc_id: row.parent_id.clone(),
-                blob: BlobRef {
-                    name: FORM_XML.to_owned(),
-                    key: Some(row.key.clone()),
-                    content_type: row.content_type.clone(),
-                    content_length: None,
-                    blobmeta_id: None,
-                },
+                blob: blob_of(row),
             })
             .collect();
         let mut bodies = HashMap::new();
-        for (want, read) in wanted.iter().zip(self.blobs.fetch_many(&self.forms_db, &wanted).await?) {
+        let read = self.blobs.fetch_many(&self.forms_db, &wanted).await?;
+        for ((want, row), read) in wanted.iter().zip(rows).zip(read) {
             let bytes = match read {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => continue,
@@ -129,13 +148,29 @@ impl DiffHandler {
             };
             // Of several rows the first with bytes counts.
             if !bodies.contains_key(&want.doc_id)
-                && let Some(xml) = plain(want.blob.key.as_deref(), bytes, &metas)
+                && let Some(xml) = plain(want.blob.key.as_deref(), bytes, std::slice::from_ref(row))
                 && let Ok(form) = xform::read_form(&xml)
             {
                 bodies.insert(want.doc_id.clone(), form.body);
             }
         }
         Ok(bodies)
+    }
+}
+
+/// A form that Couch has.
+struct InCouch<'a> {
+    form: &'a FormToDiff,
+    document: Value,
+    /// Rows of its XML.
+    xml: Vec<BlobMetaRow>,
+}
+
+impl InCouch<'_> {
+    fn weight(&self) -> usize {
+        let rows = self.xml.iter();
+        rows.map(|row| expected_bytes(u64::try_from(row.content_length).ok()))
+            .fold(0, usize::saturating_add)
     }
 }
 

@@ -37,6 +37,8 @@ use crate::sides::{Sides, is_case, later};
 /// Bytes of Couch cases compared at once, as JSON text; in memory they are several times as large, and SQL's side is as
 /// large again. A case above it is compared alone. Of usual cases, a hundred are far below.
 const READ_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of XML fetched at once; a form above it is taken alone.
+const FETCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Handles diff batches.
 pub struct DiffHandler {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use blobs::{expected_bytes, in_parts};
 use docdiff::{
     Diff, LedgerFacts, LedgerVerdict, PATCH_XMLNS, PatchRecord, is_case_patched, is_ledger_patched,
     possible_patch_forms,
@@ -12,10 +13,10 @@ use proto::stock::{LedgerRef, StockTransactionRow};
 use service::worker::BatchFailure;
 use state::batch::Claim;
 
-use crate::DiffHandler;
 use crate::couch_forms::{plain, xml_row};
 use crate::ledgers::Differences;
 use crate::sides::{Look, Sides, listed_forms};
+use crate::{DiffHandler, FETCH_BYTES};
 
 /// Forms whose rows are read at once.
 const FORMS_AT_ONCE: usize = 200;
@@ -116,26 +117,24 @@ impl DiffHandler {
         for row in self.target.read_blobmeta(&ids).await? {
             rows.entry(row.parent_id.clone()).or_default().push(row);
         }
-        let keys: HashMap<&str, &str> = rows
+        let wanted: Vec<(&str, &BlobMetaRow)> = rows
             .iter()
-            .filter_map(|(form_id, rows)| Some((form_id.as_str(), xml_row(rows)?.key.as_str())))
+            .filter_map(|(form_id, rows)| Some((form_id.as_str(), xml_row(rows)?)))
             .collect();
-        let wanted: Vec<(&str, &str)> = keys.into_iter().collect();
-        let read = self
-            .blobs
-            .get_many(wanted.iter().map(|(_, key)| (*key).to_owned()).collect())
-            .await;
         let mut records: HashMap<&str, PatchRecord> = HashMap::new();
-        for ((form_id, key), bytes) in wanted.iter().zip(read) {
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == blobs::ErrorKind::Document => None,
-                Err(error) => return Err(error.into()),
-            };
-            let rows = rows.get(*form_id).map_or(&[][..], Vec::as_slice);
-            let xml = bytes.and_then(|bytes| plain(Some(key), bytes, rows));
-            if let Some(body) = xml.and_then(|xml| xform::form_json(&xml).ok()) {
-                records.insert(form_id, PatchRecord::of_form(&body));
+        let weight = |(_, row): &(&str, &BlobMetaRow)| expected_bytes(u64::try_from(row.content_length).ok());
+        for part in in_parts(wanted, weight, FETCH_BYTES) {
+            let keys = part.iter().map(|(_, row)| row.key.clone()).collect();
+            for ((form_id, row), bytes) in part.iter().zip(self.blobs.get_many(keys).await) {
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == blobs::ErrorKind::Document => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let xml = bytes.and_then(|bytes| plain(Some(&row.key), bytes, std::slice::from_ref(*row)));
+                if let Some(body) = xml.and_then(|xml| xform::form_json(&xml).ok()) {
+                    records.insert(form_id, PatchRecord::of_form(&body));
+                }
             }
         }
         Ok(ids

@@ -28,7 +28,7 @@ mod write_patches;
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use blobs::BlobStore;
+use blobs::{BlobStore, in_parts};
 use couch::Database;
 use formmodel::Treatment;
 use hqsql::Target;
@@ -45,7 +45,7 @@ pub use crate::patch_records::patch_records;
 pub use crate::patches::{Patcher, Patches, PlannedPatch};
 
 use crate::plan::Candidate;
-use crate::weight::{fetched_bytes, in_parts};
+use crate::weight::fetched_bytes;
 
 /// Bytes of documents read at once, as JSON text; in memory they are several times as large. A document above it is read
 /// alone. Of usual documents, a bulk request of the size that costs CouchDB least is far below.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use couch::{Database, Outcome};
+use couch::{Database, Fetched, Outcome};
 use docdiff::{LedgerStock, PatchPlan, PatchSubject, RecordedDiff, plan_patch};
 use hqsql::{StockStates, Target};
 use proto::doctype::DocType;
@@ -16,6 +16,8 @@ use state::patch::{PatchFormRecord, PatchRefusal, RecordToPatch};
 use state::records::RecordTable;
 use state::{MigrationId, State};
 use uuid::Uuid;
+
+use crate::READ_BYTES;
 
 /// Namespace of the ids of patch forms.
 const FORM_NAMESPACE: Uuid = Uuid::from_u128(0x3f61_9b0c_27d4_4c5e_8f0a_91b6_e2d3_57c8);
@@ -53,10 +55,13 @@ pub struct Patches {
     pub outdated: Vec<String>,
 }
 
+/// What Couch has of cases, or the code and the reason why it cannot be read.
+type CouchCases = HashMap<String, Result<Value, (String, String)>>;
+
 /// What is read for some cases, once for all of their records.
 struct Known {
     newest: HashMap<String, DateTime<Utc>>,
-    couch: HashMap<String, Result<Value, (String, String)>>,
+    couch: CouchCases,
     stock: HashMap<String, LedgerStock>,
     cutoff: Option<DateTime<Utc>>,
 }
@@ -82,6 +87,30 @@ impl Patcher {
     /// # Errors
     /// A server that cannot be reached.
     pub async fn plan(&self, id: MigrationId, domain: &Domain, case_ids: &[String]) -> Result<Patches, BatchFailure> {
+        let mut case_ids = case_ids.to_vec();
+        case_ids.sort_unstable();
+        case_ids.dedup();
+        let mut patches = Patches::default();
+        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
+        let mut done = 0;
+        while done < case_ids.len() {
+            let couch = reader.next(&case_ids[done..]).await?;
+            let part = &case_ids[done..done + couch.len()];
+            done += couch.len();
+            self.plan_part((id, domain), part, couch, &mut patches).await?;
+        }
+        Ok(patches)
+    }
+
+    /// Plans the patches of cases whose Couch documents were read together. A document that was read before its records
+    /// were made is not the one that was compared: its revision tells.
+    async fn plan_part(
+        &self,
+        (id, domain): (MigrationId, &Domain),
+        case_ids: &[String],
+        couch: Vec<Fetched>,
+        patches: &mut Patches,
+    ) -> Result<(), BatchFailure> {
         // In this order: a form that is staged in between makes its case's records outdated.
         let newest = self.newest_forms(id, case_ids).await?;
         let records = self.state.records_to_patch(id, case_ids).await?;
@@ -92,11 +121,10 @@ impl Patcher {
         }
         let known = Known {
             newest,
-            couch: self.couch_cases(case_ids).await?,
+            couch: couch_cases(couch)?,
             stock: self.stock(&read).await?,
             cutoff: self.state.live_cutoff(id).await?,
         };
-        let mut patches = Patches::default();
         let mut places: HashMap<String, DateTime<Utc>> = HashMap::new();
         for (record, entries) in &read {
             match known.plan(domain, record, entries) {
@@ -128,7 +156,7 @@ impl Patcher {
                 }
             }
         }
-        Ok(patches)
+        Ok(())
     }
 
     /// When the newest staged form of each case was received.
@@ -163,26 +191,6 @@ impl Patcher {
                 None => return Ok(newest),
             }
         }
-    }
-
-    async fn couch_cases(
-        &self,
-        case_ids: &[String],
-    ) -> Result<HashMap<String, Result<Value, (String, String)>>, BatchFailure> {
-        let mut cases = HashMap::new();
-        for found in self.forms_db.bulk_get(case_ids).await? {
-            match found.outcome {
-                Outcome::Found(document) => {
-                    cases.insert(found.id, Ok(document));
-                }
-                Outcome::Missing | Outcome::Deleted { .. } => {}
-                Outcome::Failed(error) if error.kind() == couch::ErrorKind::Document => {
-                    cases.insert(found.id, Err((error.code().to_owned(), chain(&error))));
-                }
-                Outcome::Failed(error) => return Err(error.into()),
-            }
-        }
-        Ok(cases)
     }
 
     /// Stock of the ledgers that have recorded differences.
@@ -252,6 +260,23 @@ impl Known {
         };
         self.newest.get(case_id).copied().or_else(of_couch)
     }
+}
+
+fn couch_cases(couch: Vec<Fetched>) -> Result<CouchCases, BatchFailure> {
+    let mut cases = CouchCases::new();
+    for found in couch {
+        match found.outcome {
+            Outcome::Found(document) => {
+                cases.insert(found.id, Ok(document));
+            }
+            Outcome::Missing | Outcome::Deleted { .. } => {}
+            Outcome::Failed(error) if error.kind() == couch::ErrorKind::Document => {
+                cases.insert(found.id, Err((error.code().to_owned(), chain(&error))));
+            }
+            Outcome::Failed(error) => return Err(error.into()),
+        }
+    }
+    Ok(cases)
 }
 
 fn server_modified_on(couch: &Value) -> Option<DateTime<Utc>> {

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use blobs::FORM_XML;
+use blobs::{FORM_XML, expected_bytes};
 use proto::rows::{BLOB_FORM_XML, BlobMetaRow};
-use serde_json::Value;
 
 use crate::plan::Candidate;
 
@@ -12,40 +11,16 @@ use crate::plan::Candidate;
 pub(crate) fn fetched_bytes(candidate: &Candidate, metas: &HashMap<String, Vec<BlobMetaRow>>) -> usize {
     let rows = metas.get(&candidate.doc_id).into_iter().flatten();
     let xml = rows.filter(|row| row.type_code == BLOB_FORM_XML && row.name == FORM_XML);
-    let of_rows = xml.map(|row| usize::try_from(row.content_length).unwrap_or(0)).max();
-    let referred = length(&candidate.document["external_blobs"][FORM_XML]["content_length"]);
+    let of_rows = xml
+        .map(|row| expected_bytes(u64::try_from(row.content_length).ok()))
+        .max();
+    let referred = candidate.document["external_blobs"].get(FORM_XML);
+    let referred = referred.map(|blob| expected_bytes(blob["content_length"].as_u64()));
     let inline = candidate.document["_attachments"].as_object().into_iter().flatten();
     // Lengths of documents are anybody's numbers: their sum may be greater than any number.
     inline
-        .map(|(_, attachment)| length(&attachment["length"]))
-        .fold(of_rows.unwrap_or(referred), usize::saturating_add)
-}
-
-fn length(value: &Value) -> usize {
-    value
-        .as_u64()
-        .and_then(|length| usize::try_from(length).ok())
-        .unwrap_or(0)
-}
-
-/// Cuts items into parts of at most so much weight, in their order. An item above it is a part of its own.
-pub(crate) fn in_parts<T>(items: Vec<T>, weight: impl Fn(&T) -> usize, limit: usize) -> Vec<Vec<T>> {
-    let mut parts: Vec<Vec<T>> = Vec::new();
-    let mut free = 0;
-    for item in items {
-        let weight = weight(&item);
-        match parts.last_mut() {
-            Some(part) if weight <= free => {
-                free -= weight;
-                part.push(item);
-            }
-            _ => {
-                free = limit.saturating_sub(weight);
-                parts.push(vec![item]);
-            }
-        }
-    }
-    parts
+        .map(|(_, attachment)| expected_bytes(attachment["length"].as_u64()))
+        .fold(of_rows.or(referred).unwrap_or(0), usize::saturating_add)
 }
 
 #[cfg(test)]
@@ -56,11 +31,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_hold_no_more_than_they_may() {
-        let parts = |weights: &[usize]| in_parts(weights.to_vec(), |weight| *weight, 10);
-        assert_eq!(parts(&[]), Vec::<Vec<usize>>::new());
-        assert_eq!(parts(&[1, 2, 7, 1]), [vec![1, 2, 7], vec![1]]);
-        assert_eq!(parts(&[30, 1, 9, 11, 0]), [vec![30], vec![1, 9], vec![11, 0]]);
+    fn what_nobody_knows_the_length_of_is_fetched_too() {
+        for document in [
+            json!({"external_blobs": {"form.xml": {"key": "k"}}}),
+            json!({"external_blobs": {"form.xml": {"key": "k", "content_length": 0}}}),
+            json!({"_attachments": {"form.xml": {"stub": true}}}),
+        ] {
+            let candidate = Candidate::new("f", "1-a".to_owned(), DocType::XFormInstance, document);
+            assert_eq!(fetched_bytes(&candidate, &HashMap::new()), expected_bytes(None));
+        }
     }
 
     #[test]

@@ -162,6 +162,40 @@ async fn batches_are_weighed_by_the_staged_rows_that_a_replay_reads() {
 }
 
 #[tokio::test]
+async fn batches_are_weighed_by_the_bytes_that_a_replay_reads() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let order = in_place_order(&["c1", "c2", "c3", "c4", "c5"]);
+    let all: Vec<&str> = order.iter().map(String::as_str).collect();
+    fixture.stage(&driven, &[("f", "1-a", &all)]).await;
+    // Compressible as they are, they would weigh nothing by what the table holds.
+    let (large, eventful) = (&order[1], &order[3]);
+    fixture
+        .execute(&format!(
+            "update staged_update set payload = decode(repeat('00', 5000), 'hex') where case_id = '{large}'"
+        ))
+        .await;
+    fixture
+        .execute(&format!(
+            "insert into case_event (migration_id, bucket, case_id, kind, payload)
+             select migration_id, bucket, case_id, 'deleted', decode(repeat('00', 5000), 'hex') from staged_update
+             where case_id = '{eventful}'"
+        ))
+        .await;
+    let limits = CutLimits {
+        cases: 100,
+        weight: 5,
+        batches: 10,
+    };
+    fixture.execute("delete from batch").await;
+    fixture.state.cut_case_batches(&driven.lease, &limits).await.unwrap();
+    let alone = |place: usize| vec![order[place].clone()];
+    assert_eq!(
+        batches(&fixture, &driven, Stage::Case).await,
+        [alone(0), alone(1), alone(2), alone(3), alone(4)]
+    );
+}
+
+#[tokio::test]
 async fn a_case_that_was_set_aside_is_not_cut_again_until_it_is_unparked() {
     let (fixture, driven) = Fixture::with_domain().await;
     fixture.stage(&driven, &[("f", "1-a", &["bad", "good"])]).await;

@@ -64,7 +64,7 @@ pub use scan::scan_page_after;
 pub(crate) use scan::{DESIGN, VIEW};
 pub use steps::{couch_count, couch_counts, scanned_page};
 
-/// Staged rows of one case batch at most; a case above it goes alone.
+/// Staged rows and KiB of one case batch at most, together; a case above it goes alone.
 const CASE_BATCH_WEIGHT: i64 = 4000;
 /// Replays that comparisons may ask for before a case is settled: one to try the order in which Couch applied its forms, one
 /// to take that back.

@@ -77,7 +77,7 @@ async fn kill9_of_a_form_worker_while_it_patches() -> Result<()> {
         "patch forms did not stay"
     );
 
-    world.domain("patched", "reset", &["--no-input"]).await?.ok();
+    world.domain("patched", "reset", &[]).await?.ok();
     ensure!(
         patch_rows(&world).await? == (0, 0, 0),
         "patch forms are left after a reset"
