@@ -66,15 +66,25 @@ pub async fn report(context: &Context, domain: &Domain, folder: &Path, values: V
     Ok(Exit::Clean)
 }
 
-/// Only the operator may read it.
+/// Only the operator may read it. A file of that name is replaced by a new one: its rights, or whatever it is a link to, are
+/// not the report's.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(format!(".{}", std::process::id()));
+    let unfinished = PathBuf::from(unfinished);
+    // Of a process of the same number that died here.
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = std::fs::OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)
+        .open(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)
 }
 
 /// Names of domains are tame; a file's name must be, whatever the domain's is.
@@ -257,7 +267,25 @@ mod tests {
         assert_eq!(file_name(&Domain::new("../a b")), PathBuf::from("___a_b-migration"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         write(&path, b"{}").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(&path), 0o600);
+
+        // Somebody else's file, and a link to one, are replaced.
+        let (other, link) = (folder.path().join("other"), folder.path().join("link"));
+        std::fs::write(&other, "theirs").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        for path in [&path, &link] {
+            write(path, b"[]").unwrap();
+            assert_eq!(mode(path), 0o600);
+            assert_eq!(std::fs::read(path).unwrap(), b"[]");
+        }
+        assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            3,
+            "nothing is left over"
+        );
     }
 }
