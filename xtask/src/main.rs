@@ -5,21 +5,16 @@
 //! Progress goes to stderr, results to stdout.
 
 mod account;
-mod bench;
 mod demo;
 mod fuzz;
 mod lint;
-mod lists;
-mod mutate;
 mod packages;
 mod ports;
 mod process;
+mod program;
 mod register;
-mod scenarios;
 mod secret;
 mod services;
-mod soak;
-mod supply_chain;
 mod test;
 mod workspace;
 
@@ -28,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::program::ProgramArguments;
 use crate::services::rabbitmq::BrokerAction;
 use crate::workspace::Workspace;
 
@@ -62,22 +58,22 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Migrate the domains of tests/scenarios in one run and compare everything with what is expected
     #[command(after_help = "Example: cargo xtask scenarios --only deleted_case")]
-    Scenarios(scenarios::ScenariosArguments),
+    Scenarios(ProgramArguments),
     /// Measure a migration in release mode, beside the raw read and the raw write of the same documents
     #[command(after_help = "Example: cargo xtask bench --forms 100000 --source stand-in")]
-    Bench(bench::BenchArguments),
+    Bench(ProgramArguments),
     /// Submit forms at a steady rate while a domain migrates live, then finish, commit and compare
     #[command(after_help = "Example: cargo xtask soak --minutes 3 --forms 10000 --rate 5")]
-    Soak(soak::SoakArguments),
+    Soak(ProgramArguments),
     /// Migrate a generated supply chain and compare every ledger, row by row, with the generator's model
     #[command(after_help = "Example: cargo xtask supply-chain --locations 100 --products 20")]
-    SupplyChain(supply_chain::SupplyChainArguments),
+    SupplyChain(ProgramArguments),
     /// Migrate many small domains and a large one in one list, and print how long each took
     #[command(after_help = "Example: cargo xtask lists --small 200 --large-forms 20000")]
-    Lists(lists::ListsArguments),
+    Lists(ProgramArguments),
     /// Damage a migrated domain at random and see whether the diff finds every damage that the rules do not allow
     #[command(after_help = "Example: cargo xtask mutate --count 2000 --seed 7")]
-    Mutate(mutate::MutateArguments),
+    Mutate(ProgramArguments),
     /// Feed made-up forms to every reader of forms, watching for panics, hangs and memory
     #[command(after_help = "Example: cargo xtask fuzz --seconds 600 --seed 7")]
     Fuzz(fuzz::FuzzArguments),
@@ -104,12 +100,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint => lint::run(&workspace),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
-        Command::Scenarios(arguments) => scenarios::run(&workspace, &arguments),
-        Command::Bench(arguments) => bench::run(&workspace, &arguments),
-        Command::Soak(arguments) => soak::run(&workspace, &arguments),
-        Command::SupplyChain(arguments) => supply_chain::run(&workspace, &arguments),
-        Command::Lists(arguments) => lists::run(&workspace, &arguments),
-        Command::Mutate(arguments) => mutate::run(&workspace, &arguments),
+        Command::Scenarios(arguments) => program::SCENARIOS.run(&workspace, &arguments),
+        Command::Bench(arguments) => program::BENCH.run(&workspace, &arguments),
+        Command::Soak(arguments) => program::SOAK.run(&workspace, &arguments),
+        Command::SupplyChain(arguments) => program::SUPPLY_CHAIN.run(&workspace, &arguments),
+        Command::Lists(arguments) => program::LISTS.run(&workspace, &arguments),
+        Command::Mutate(arguments) => program::MUTATE.run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
     }
 }

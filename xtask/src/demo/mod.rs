@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::bench::SERVICES;
+use crate::program::SERVICES;
 use crate::register::Register;
 use crate::services;
 use crate::workspace::Workspace;
