@@ -21,6 +21,13 @@ pub struct Cursor {
     pub scanned: i64,
 }
 
+impl Cursor {
+    /// Whether the scan has looked at anything: also when there was nothing to see.
+    pub fn has_moved(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
 /// How pending cases are cut into batches.
 #[derive(Clone, Copy, Debug)]
 pub struct CutLimits {

@@ -167,3 +167,31 @@ async fn a_migration_is_not_finished_while_a_look_is_on() {
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!((migration.phase, migration.finished_at), (Phase::Missing, None));
 }
+
+#[tokio::test]
+async fn a_range_with_nothing_in_it_was_looked_at_all_the_same() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let name = FORMS.name();
+    let moved = async || {
+        let ranges = state.look(driven.id, &name).await.unwrap();
+        ranges.iter().map(|(_, cursor)| cursor.has_moved()).collect::<Vec<_>>()
+    };
+    state
+        .begin_look(&driven.lease, &FORMS, &strings(&["a", "b", "c"]))
+        .await
+        .unwrap();
+    assert_eq!(moved().await, [false, false, false]);
+    let empty = Cursor {
+        complete: true,
+        ..Cursor::default()
+    };
+    found(&fixture, &driven, FORMS, "a", &empty, &[]).await;
+    // The first of several shards had nothing.
+    let next_shard = Cursor {
+        after_key: Some("1".to_owned()),
+        ..Cursor::default()
+    };
+    found(&fixture, &driven, FORMS, "b", &next_shard, &[]).await;
+    assert_eq!(moved().await, [true, true, false]);
+}

@@ -75,7 +75,7 @@ async fn begin_look(driver: &Driver, look: Look, begin: Begin) -> Step<(Vec<(Ran
     if begin == Begin::WhereItStood {
         let stood = state.look(driver.migration.id, &look.name()).await?;
         if stood.iter().any(|(_, cursor)| !cursor.complete) {
-            let begun = stood.iter().any(|(_, cursor)| cursor.scanned > 0);
+            let begun = stood.iter().any(|(_, cursor)| cursor.has_moved());
             let open = stood.into_iter().filter(|(_, cursor)| !cursor.complete);
             return Ok((
                 open.map(|(name, cursor)| (Range::parse(&name), cursor)).collect(),
