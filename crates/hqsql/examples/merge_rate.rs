@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use hqsql::{ConnectionConfig, MergeCounts, Target, TargetConfig};
+use hqsql::{Alone, ConnectionConfig, MergeCounts, Target, TargetConfig};
 use proto::ids::{Domain, Epoch};
 use proto::rows::{CaseBundle, CaseRow, FormBundle, FormRow, OperationRow, TransactionRow};
 
@@ -146,7 +146,7 @@ async fn main() -> Result<(), Failure> {
         return Err("the database holds rows of an earlier run: take an empty one".into());
     }
     let epoch = Epoch(0).next(1);
-    target.open_fence(&domain, epoch).await?;
+    target.open_fence(&Alone, &domain, epoch).await?;
     let at: DateTime<Utc> = "2019-05-06T07:08:09.123456Z".parse()?;
     let mut forms: Vec<_> = (0..count).map(|number| form(number, &domain, at)).collect();
     let mut cases: Vec<_> = forms.iter().map(|form| case(form, at)).collect();

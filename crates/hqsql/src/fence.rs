@@ -11,6 +11,7 @@ use proto::ids::{Domain, Epoch};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
+use crate::claim::Claim;
 use crate::error::{Error, Result};
 use crate::metric;
 use crate::routing::ShardId;
@@ -63,10 +64,10 @@ impl Target {
     /// Opens the domain for writing at this epoch, on every shard. Waits for transactions of the epoch before.
     ///
     /// # Errors
-    /// [`Error::FenceNewer`] when a fence is at a later epoch: then somebody else has taken over.
-    pub async fn open_fence(&self, domain: &Domain, epoch: Epoch) -> Result<()> {
+    /// [`Error::FenceNewer`] when a fence is at a later epoch: then somebody else has taken over. When the claim is lost.
+    pub async fn open_fence<C: Claim>(&self, claim: &C, domain: &Domain, epoch: Epoch) -> Result<(), C::Lost> {
         for shard in self.shards() {
-            self.move_fence(shard, domain, epoch, true).await?;
+            self.move_fence(claim, shard, domain, epoch, true).await?;
         }
         Ok(())
     }
@@ -75,10 +76,10 @@ impl Target {
     /// flight: when it returns, none is left, and none can begin.
     ///
     /// # Errors
-    /// [`Error::FenceNewer`] when a fence is at a later epoch: then somebody else has taken over.
-    pub async fn close_fence(&self, domain: &Domain, epoch: Epoch) -> Result<()> {
+    /// [`Error::FenceNewer`] when a fence is at a later epoch: then somebody else has taken over. When the claim is lost.
+    pub async fn close_fence<C: Claim>(&self, claim: &C, domain: &Domain, epoch: Epoch) -> Result<(), C::Lost> {
         for shard in self.shards() {
-            self.move_fence(shard, domain, epoch, false).await?;
+            self.move_fence(claim, shard, domain, epoch, false).await?;
         }
         Ok(())
     }
@@ -115,7 +116,14 @@ impl Target {
         )))
     }
 
-    async fn move_fence(&self, shard: ShardId, domain: &Domain, epoch: Epoch, open: bool) -> Result<()> {
+    async fn move_fence<C: Claim>(
+        &self,
+        claim: &C,
+        shard: ShardId,
+        domain: &Domain,
+        epoch: Epoch,
+        open: bool,
+    ) -> Result<(), C::Lost> {
         let failed = Error::during("move the fence");
         let mut client = self.database(shard)?.client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
@@ -148,12 +156,13 @@ impl Target {
             }
         };
         if moved == 0 {
-            return Err(Error::FenceNewer {
+            return Err(C::Lost::from(Error::FenceNewer {
                 domain: domain.to_string(),
                 epoch,
-            });
+            }));
         }
-        tx.commit().await.map_err(&failed)
+        claim.check().await?;
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Ends the sessions that block `waiting` and have themselves been waiting for their client for longer than `limit`.

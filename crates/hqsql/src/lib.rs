@@ -6,7 +6,8 @@
 //! Every write of forms, cases and blob metadata goes through a [`FencedTx`]: a transaction on one shard that has read
 //! the domain's *fence* (`for share`) and stops unless the fence is open at the epoch of the work. Who resets or commits a
 //! domain moves the fence first ([`Target::close_fence`]), which waits for the transactions in flight; afterwards nothing
-//! of the old epoch can be written any more.
+//! of the old epoch can be written any more. Fences and HQ's progress rows are moved under a [`Claim`]: it is asked once more
+//! while the row is locked, so that a process that has lost the domain without knowing cannot move them.
 //!
 //! A merge ([`FencedTx::merge_forms`], [`FencedTx::merge_cases`]) makes the tables equal to the given rows, and touches no
 //! row that is equal already:
@@ -30,6 +31,7 @@
 mod blobmeta;
 mod case_rows;
 mod changes;
+mod claim;
 mod config;
 mod consumption;
 mod copy;
@@ -55,6 +57,7 @@ mod tls;
 mod transaction;
 
 pub use blobmeta::{BlobChange, BlobRetype, RemovedBlob};
+pub use claim::{Alone, Claim};
 pub use config::{ConnectionConfig, ShardConfig, TargetConfig};
 pub use consumption::DailyConsumption;
 pub use digest::{Digests, Documents};

@@ -1,4 +1,5 @@
 //! HQ's own progress rows, in its default database. HQ refuses form submissions of a domain that has a row `in_progress`.
+//! Every change is made under a [`Claim`]: when that is lost, nothing is changed.
 
 use std::fmt;
 
@@ -6,6 +7,7 @@ use chrono::{DateTime, Utc};
 use proto::ids::Domain;
 use tokio_postgres::Transaction;
 
+use crate::claim::Claim;
 use crate::error::{Error, Result};
 use crate::target::Target;
 
@@ -86,8 +88,8 @@ fn progress_of(row: Option<&tokio_postgres::Row>, domain: &Domain) -> Result<Pro
     })
 }
 
-/// Locks the row, which is made when it is missing, and reads it.
-async fn lock(tx: &Transaction<'_>, domain: &Domain, slug: &str) -> Result<Progress> {
+/// Locks the row, which is made when it is missing, reads it, and asks whether it may still be changed.
+async fn lock<C: Claim>(claim: &C, tx: &Transaction<'_>, domain: &Domain, slug: &str) -> Result<Progress, C::Lost> {
     let failed = Error::during("lock HQ's progress row");
     tx.execute(
         "insert into domain_migration_flags_domainmigrationprogress (domain, migration_slug, migration_status) \
@@ -102,7 +104,8 @@ async fn lock(tx: &Transaction<'_>, domain: &Domain, slug: &str) -> Result<Progr
         .query_opt(&format!("{SELECT} for update"), &[&domain.as_str(), &slug])
         .await
         .map_err(&failed)?;
-    progress_of(row.as_ref(), domain)
+    claim.check().await?;
+    Ok(progress_of(row.as_ref(), domain)?)
 }
 
 impl Target {
@@ -124,20 +127,26 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::Progress`] from any other status, or to any other.
-    pub async fn set_started(&self, domain: &Domain, status: Status, now: DateTime<Utc>) -> Result<()> {
+    pub async fn set_started<C: Claim>(
+        &self,
+        claim: &C,
+        domain: &Domain,
+        status: Status,
+        now: DateTime<Utc>,
+    ) -> Result<(), C::Lost> {
         let failed = Error::during("write HQ's progress row");
         let mut client = self.default_database().client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
-        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        let found = lock(claim, &tx, domain, COUCH_TO_SQL).await?.status;
         match (found, status) {
             (Status::DryRun, Status::DryRun) | (Status::InProgress, Status::InProgress) => return Ok(()),
             (Status::NotStarted, Status::DryRun | Status::InProgress) | (Status::DryRun, Status::InProgress) => {}
             _ => {
-                return Err(Error::Progress {
+                return Err(C::Lost::from(Error::Progress {
                     domain: domain.to_string(),
                     wanted: status,
                     found,
-                });
+                }));
             }
         }
         tx.execute(
@@ -147,27 +156,32 @@ impl Target {
         )
         .await
         .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Takes a migration in progress back to a dry run, as HQ's `unfinish` does; `now` is its new start.
     ///
     /// # Errors
     /// [`Error::Progress`] when the migration is neither.
-    pub async fn set_unfinished(&self, domain: &Domain, now: DateTime<Utc>) -> Result<()> {
+    pub async fn set_unfinished<C: Claim>(
+        &self,
+        claim: &C,
+        domain: &Domain,
+        now: DateTime<Utc>,
+    ) -> Result<(), C::Lost> {
         let failed = Error::during("write HQ's progress row");
         let mut client = self.default_database().client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
-        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        let found = lock(claim, &tx, domain, COUCH_TO_SQL).await?.status;
         match found {
             Status::DryRun => return Ok(()),
             Status::InProgress => {}
             Status::NotStarted | Status::Complete => {
-                return Err(Error::Progress {
+                return Err(C::Lost::from(Error::Progress {
                     domain: domain.to_string(),
                     wanted: Status::DryRun,
                     found,
-                });
+                }));
             }
         }
         tx.execute(
@@ -177,27 +191,27 @@ impl Target {
         )
         .await
         .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Takes the start back. `completed_on` is not touched.
     ///
     /// # Errors
     /// [`Error::Progress`] when the migration is complete.
-    pub async fn set_not_started(&self, domain: &Domain) -> Result<()> {
+    pub async fn set_not_started<C: Claim>(&self, claim: &C, domain: &Domain) -> Result<(), C::Lost> {
         let failed = Error::during("write HQ's progress row");
         let mut client = self.default_database().client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
-        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        let found = lock(claim, &tx, domain, COUCH_TO_SQL).await?.status;
         match found {
             Status::NotStarted => return Ok(()),
             Status::DryRun | Status::InProgress => {}
             Status::Complete => {
-                return Err(Error::Progress {
+                return Err(C::Lost::from(Error::Progress {
                     domain: domain.to_string(),
                     wanted: Status::NotStarted,
                     found,
-                });
+                }));
             }
         }
         tx.execute(
@@ -207,7 +221,7 @@ impl Target {
         )
         .await
         .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Completes the migration, and the time-zone migration with it, in one transaction. What is complete already keeps
@@ -215,20 +229,20 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::Progress`] when either is a dry run; then neither is changed.
-    pub async fn set_complete(&self, domain: &Domain, now: DateTime<Utc>) -> Result<()> {
+    pub async fn set_complete<C: Claim>(&self, claim: &C, domain: &Domain, now: DateTime<Utc>) -> Result<(), C::Lost> {
         let failed = Error::during("write HQ's progress row");
         let mut client = self.default_database().client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
         for slug in [COUCH_TO_SQL, TIME_ZONES] {
-            match lock(&tx, domain, slug).await?.status {
+            match lock(claim, &tx, domain, slug).await?.status {
                 Status::Complete => continue,
                 Status::NotStarted | Status::InProgress => {}
                 found @ Status::DryRun => {
-                    return Err(Error::Progress {
+                    return Err(C::Lost::from(Error::Progress {
                         domain: domain.to_string(),
                         wanted: Status::Complete,
                         found,
-                    });
+                    }));
                 }
             }
             tx.execute(
@@ -239,7 +253,7 @@ impl Target {
             .await
             .map_err(&failed)?;
         }
-        tx.commit().await.map_err(&failed)
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Takes a complete migration back to in progress, so that HQ refuses submissions; `now` is its new start.
@@ -247,20 +261,25 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::Progress`] when the migration is neither.
-    pub async fn set_incomplete(&self, domain: &Domain, now: DateTime<Utc>) -> Result<()> {
+    pub async fn set_incomplete<C: Claim>(
+        &self,
+        claim: &C,
+        domain: &Domain,
+        now: DateTime<Utc>,
+    ) -> Result<(), C::Lost> {
         let failed = Error::during("write HQ's progress row");
         let mut client = self.default_database().client().await?;
         let tx = client.transaction().await.map_err(&failed)?;
-        let found = lock(&tx, domain, COUCH_TO_SQL).await?.status;
+        let found = lock(claim, &tx, domain, COUCH_TO_SQL).await?.status;
         match found {
             Status::InProgress => return Ok(()),
             Status::Complete => {}
             Status::NotStarted | Status::DryRun => {
-                return Err(Error::Progress {
+                return Err(C::Lost::from(Error::Progress {
                     domain: domain.to_string(),
                     wanted: Status::InProgress,
                     found,
-                });
+                }));
             }
         }
         tx.execute(
@@ -270,7 +289,7 @@ impl Target {
         )
         .await
         .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 
     /// Whether HQ has the time-zone migration of the domain behind it.
@@ -290,17 +309,21 @@ impl Target {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn take_back_time_zones(&self, domain: &Domain) -> Result<()> {
-        let client = self.default_database().client().await?;
-        client
-            .execute(
-                "update domain_migration_flags_domainmigrationprogress \
-                 set migration_status = 'not_started', started_on = null, completed_on = null \
-                 where domain = $1 and migration_slug = $2 and migration_status = 'complete'",
-                &[&domain.as_str(), &TIME_ZONES],
-            )
-            .await
-            .map_err(Error::during("write HQ's progress row"))?;
-        Ok(())
+    pub async fn take_back_time_zones<C: Claim>(&self, claim: &C, domain: &Domain) -> Result<(), C::Lost> {
+        let failed = Error::during("write HQ's progress row");
+        let mut client = self.default_database().client().await?;
+        let tx = client.transaction().await.map_err(&failed)?;
+        if lock(claim, &tx, domain, TIME_ZONES).await?.status != Status::Complete {
+            return Ok(());
+        }
+        tx.execute(
+            "update domain_migration_flags_domainmigrationprogress \
+             set migration_status = 'not_started', started_on = null, completed_on = null \
+             where domain = $1 and migration_slug = $2",
+            &[&domain.as_str(), &TIME_ZONES],
+        )
+        .await
+        .map_err(&failed)?;
+        Ok(tx.commit().await.map_err(&failed)?)
     }
 }

@@ -6,6 +6,7 @@ use proto::rows::{
 };
 use tokio_postgres::types::Type;
 
+use crate::claim::Claim;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::metric;
@@ -33,23 +34,29 @@ impl Target {
     /// left.
     ///
     /// # Errors
-    /// [`Error::FenceOpen`] while the domain's fence is open: somebody could still be writing.
-    pub async fn purge_chunk(&self, domain: &Domain, limit: usize) -> Result<u64> {
+    /// [`Error::FenceOpen`] while the domain's fence is open: somebody could still be writing. When the claim is lost.
+    pub async fn purge_chunk<C: Claim>(&self, claim: &C, domain: &Domain, limit: usize) -> Result<u64, C::Lost> {
         let mut deleted = 0;
         for (_, database) in self.databases() {
-            deleted += purge_database(database, domain, limit).await?;
+            deleted += purge_database(claim, database, domain, limit).await?;
         }
         Ok(deleted)
     }
 }
 
-async fn purge_database(database: &Database, domain: &Domain, limit: usize) -> Result<u64> {
+async fn purge_database<C: Claim>(
+    claim: &C,
+    database: &Database,
+    domain: &Domain,
+    limit: usize,
+) -> Result<u64, C::Lost> {
     let failed = Error::during("purge");
     let limit = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
     let name = domain.as_str();
     let mut client = database.client().await?;
     let tx = client.transaction().await.map_err(&failed)?;
     fence::check_closed(&tx, domain).await?;
+    claim.check().await?;
     for (parent, children) in FAMILIES {
         let select = format!(
             "select {} from {} where domain = $1 limit $2 for update",

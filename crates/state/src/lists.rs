@@ -132,13 +132,7 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn begun_by_list(&self, id: MigrationId) -> Result<bool, StateError> {
-        Ok(sqlx::query_scalar(
-            "select coalesce(bool_and(r.from_list), false) from run r join migration m on m.id = r.migration_id
-             where m.id = $1 and (m.started_at is null or r.ended_at is null or r.ended_at >= m.started_at)",
-        )
-        .bind(id.0)
-        .fetch_one(&self.pool)
-        .await?)
+        begun_by_list(&self.pool, id).await
     }
 
     /// The share of a domain among those that are driven now, but for those whose driver only waits. Its own weight is
@@ -166,4 +160,14 @@ impl State {
         let others: i64 = row.try_get("others")?;
         Ok(Share { own, all: own + others })
     }
+}
+
+pub(crate) async fn begun_by_list(executor: impl sqlx::PgExecutor<'_>, id: MigrationId) -> Result<bool, StateError> {
+    Ok(sqlx::query_scalar(
+        "select coalesce(bool_and(r.from_list), false) from run r join migration m on m.id = r.migration_id
+         where m.id = $1 and (m.started_at is null or r.ended_at is null or r.ended_at >= m.started_at)",
+    )
+    .bind(id.0)
+    .fetch_one(executor)
+    .await?)
 }

@@ -330,6 +330,22 @@ impl State {
         if kept == 1 { Ok(()) } else { Err(StateError::LostLease) }
     }
 
+    /// Whether the lease still holds.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`] when somebody else has it, or the migration was reset.
+    pub async fn check_lease(&self, held: &DriverLease) -> Result<(), StateError> {
+        let holds: Option<i32> = sqlx::query_scalar(
+            "select 1 from migration where id = $1 and driver_token = $2 and epoch = $3 and not purging",
+        )
+        .bind(held.migration_id.0)
+        .bind(held.token)
+        .bind(held.epoch.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        holds.map(drop).ok_or(StateError::LostLease)
+    }
+
     /// Gives the lease back; nothing happens if it was lost.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use proto::ids::Epoch;
 use sqlx::{Postgres, Row, Transaction};
 
+use crate::lists::begun_by_list;
+use crate::run::end_open_runs;
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
@@ -44,7 +46,29 @@ impl State {
     /// [`StateError::NotResettable`] when a commit has begun or is done: looked at in the same transaction, since the
     /// operator may have taken long to confirm.
     pub async fn begin_reset(&self, id: MigrationId) -> Result<Epoch, StateError> {
+        let tx = self.pool.begin().await?;
+        self.end_epoch(tx, id).await
+    }
+
+    /// As [`State::begin_reset`], for a list: `None` when a command of its own has begun the migration, or has put a run of it
+    /// on record meanwhile.
+    ///
+    /// # Errors
+    /// [`StateError::NotResettable`].
+    pub async fn begin_reset_of_list(&self, id: MigrationId) -> Result<Option<Epoch>, StateError> {
         let mut tx = self.pool.begin().await?;
+        // Runs are put on record under the same lock.
+        sqlx::query("select id from migration where id = $1 for no key update")
+            .bind(id.0)
+            .execute(&mut *tx)
+            .await?;
+        if !begun_by_list(&mut *tx, id).await? {
+            return Ok(None);
+        }
+        self.end_epoch(tx, id).await.map(Some)
+    }
+
+    async fn end_epoch(&self, mut tx: Transaction<'static, Postgres>, id: MigrationId) -> Result<Epoch, StateError> {
         let row = sqlx::query(
             "select epoch, purging, commit_step is not null or status = 'complete' as committed
              from migration where id = $1 for no key update",
@@ -74,13 +98,7 @@ impl State {
         .bind(epoch.0)
         .execute(&mut *tx)
         .await?;
-        sqlx::query(
-            "update run set state = 'stopped', outcome = 'the migration was reset', ended_at = now()
-             where migration_id = $1 and state in ('queued', 'running', 'stopping')",
-        )
-        .bind(id.0)
-        .execute(&mut *tx)
-        .await?;
+        end_open_runs(&mut tx, id, "the migration was reset").await?;
         tx.commit().await?;
         // Only now, when no new transaction of the old epoch can begin, is there an end to waiting for those that have:
         // `for update` waits for their `for key share`, and busy workers would overtake it for ever.

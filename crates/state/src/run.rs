@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 use proto::ids::Domain;
 use serde_json::Value;
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 use uuid::Uuid;
 
 use crate::lists::USUAL_WEIGHT;
+use crate::migration::DriverLease;
 use crate::{MigrationId, State, StateError};
 
 /// Who gives a command.
@@ -249,6 +250,34 @@ impl State {
         Ok(changed > 0)
     }
 
+    /// Ends the runs of a migration that are open: their driver is dead, since whoever asks for this holds the lease, and what
+    /// they were to do is not to be done any more.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn end_runs(&self, held: &DriverLease, outcome: &str) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        end_open_runs(&mut tx, held.migration_id, outcome).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Whether a migration was ever live: a run of it since its start left submissions on. One that has begun with downtime and
+    /// was never live has nothing that `unfinish` could take it back to.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn was_live(&self, id: MigrationId) -> Result<bool, StateError> {
+        Ok(sqlx::query_scalar(
+            "select exists (
+                 select from run r join migration m on m.id = r.migration_id
+                 where m.id = $1 and m.started_at is not null and (r.ended_at is null or r.ended_at >= m.started_at)
+                   and (r.arguments->>'mode' = 'live' or r.cutoff is not null or r.back_to_live_at is not null))",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
     /// Says that a process is alive.
     ///
     /// # Errors
@@ -313,6 +342,22 @@ impl State {
             .await?;
         Ok(())
     }
+}
+
+pub(crate) async fn end_open_runs(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    outcome: &str,
+) -> Result<(), StateError> {
+    sqlx::query(
+        "update run set state = 'stopped', outcome = $2, ended_at = now()
+         where migration_id = $1 and state in ('queued', 'running', 'stopping')",
+    )
+    .bind(id.0)
+    .bind(outcome)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {

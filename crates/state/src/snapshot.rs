@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 
 use crate::migration::{DriverLease, held_update};
+use crate::run::end_open_runs;
 use crate::{MigrationId, State, StateError};
 
 /// Kind of a document in the target.
@@ -208,7 +209,7 @@ impl State {
     }
 
     /// Ends an uncommit: the migration is in progress again and must run once more before it can be committed. The snapshot
-    /// goes.
+    /// goes, and so do runs whose driver died in the commit: nobody is to go on with that.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -229,6 +230,7 @@ impl State {
         ] {
             sqlx::query(sql).bind(held.migration_id.0).execute(&mut *tx).await?;
         }
+        end_open_runs(&mut tx, held.migration_id, "its COMMIT was taken back").await?;
         Ok(tx.commit().await?)
     }
 

@@ -10,7 +10,7 @@ use service::process::Life;
 use state::records::RecordTable;
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::commit::Accepted;
+use crate::commands::commit::{Accepted, Whose};
 use crate::commands::couch_sql_diff::ShowOrder;
 use crate::commands::cutover::Cutover;
 use crate::commands::init::TargetTables;
@@ -329,10 +329,14 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
         Action::Commit if args.abort => until_stopped(stop, commit::abort(context, &domain, confirmation)).await,
         Action::Commit => {
             let accepted = Accepted::parse(args.accept_diffs.as_deref().unwrap_or_default())?;
-            until_stopped(stop, commit::commit(context, &domain, &accepted, confirmation)).await
+            until_stopped(
+                stop,
+                commit::commit(context, &domain, &accepted, Whose::Anybodys, confirmation),
+            )
+            .await
         }
         Action::Unfinish => until_stopped(stop, unfinish::unfinish(context, &domain)).await,
-        Action::Reset => until_stopped(stop, reset::reset(context, &domain, confirmation)).await,
+        Action::Reset => until_stopped(stop, reset::reset(context, &domain, Whose::Anybodys, confirmation)).await,
         Action::Rewind => {
             let to = rewind::To::parse(args.to.as_deref().unwrap_or_default())?;
             until_stopped(stop, rewind::rewind(context, &domain, &to)).await

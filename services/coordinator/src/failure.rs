@@ -58,6 +58,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Whether it says that somebody else has the domain by now.
+    pub(crate) fn is_lost_lease(&self) -> bool {
+        self.code == state::StateError::LostLease.code()
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.what)?;

@@ -8,6 +8,7 @@
 //! * [`context`]: configuration and connections. [`workers`]: the workers in this process, for the in-process broker.
 //! * [`forecast`]: how long the end of a migration will take. [`display`]: live progress. [`failure`]: exit status and the one line of a refusal.
 
+mod claim;
 pub mod cli;
 pub mod commands;
 pub mod context;

@@ -1,4 +1,4 @@
-use hqsql::{BlobChange, BlobRetype, Error, ErrorKind};
+use hqsql::{Alone, BlobChange, BlobRetype, Error, ErrorKind};
 use proto::rows::{BLOB_FORM_ATTACHMENT, BLOB_FORM_XML};
 
 use crate::database::{EPOCH, Fixture, domain};
@@ -54,7 +54,7 @@ async fn rows_are_added_and_corrected_once_and_undone() {
     let error = fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap_err();
     assert!(matches!(error, Error::FenceOpen { .. }), "a migration is on: {error}");
     assert_eq!(fixture.rows(LOOK).await.len(), 3);
-    fixture.target.close_fence(&domain(), EPOCH).await.unwrap();
+    fixture.target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
     for _ in 0..2 {
         fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap();
         assert_eq!(fixture.rows(LOOK).await, before);
@@ -155,7 +155,7 @@ async fn a_removed_row_comes_back_as_it_was() {
             key: "new".to_owned(),
         },
     ];
-    fixture.target.close_fence(&domain(), EPOCH).await.unwrap();
+    fixture.target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
     for _ in 0..2 {
         fixture.target.undo_blob_changes(&domain(), &changes).await.unwrap();
         assert_eq!(fixture.rows(WHOLE).await, before);

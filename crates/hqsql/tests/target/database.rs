@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hqsql::{ConnectionConfig, ShardConfig, ShardId, Target, TargetConfig};
+use hqsql::{Alone, ConnectionConfig, ShardConfig, ShardId, Target, TargetConfig};
 use proto::ids::{Domain, Epoch};
 use tokio_postgres::NoTls;
 
@@ -125,7 +125,7 @@ impl Fixture {
         change(&mut config);
         let target = Target::connect(&config).await.unwrap();
         target.create_tables().await.unwrap();
-        target.open_fence(&domain(), EPOCH).await.unwrap();
+        target.open_fence(&Alone, &domain(), EPOCH).await.unwrap();
         Self { target, database }
     }
 
@@ -183,7 +183,7 @@ pub async fn two_shards() -> (Target, [TestDatabase; 3]) {
     config.max_connections = 4;
     let target = Target::connect(&config).await.unwrap();
     target.create_tables().await.unwrap();
-    target.open_fence(&domain(), EPOCH).await.unwrap();
+    target.open_fence(&Alone, &domain(), EPOCH).await.unwrap();
     (target, databases)
 }
 

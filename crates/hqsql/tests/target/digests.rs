@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use hqsql::{Documents, Target};
+use hqsql::{Alone, Documents, Target};
 use proto::ids::Domain;
 
 use crate::database::{EPOCH, Fixture, SHARD, domain};
@@ -40,7 +40,7 @@ fn changed(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec
 async fn a_digest_changes_with_any_row_of_its_document_and_with_no_other() {
     let fixture = Fixture::new().await;
     let (target, shard) = (&fixture.target, SHARD(&fixture.target));
-    target.open_fence(&"other".into(), EPOCH).await.unwrap();
+    target.open_fence(&Alone, &"other".into(), EPOCH).await.unwrap();
     for (name, prefix) in [(domain(), "a"), ("other".into(), "b")] {
         // Upper case sorts before lower case by bytes, whatever the database's locale says.
         let ids: Vec<String> = ["z", "B", "c", "é"].iter().map(|id| format!("{id}{prefix}")).collect();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use hqsql::{Error, ErrorKind};
+use hqsql::{Alone, Error, ErrorKind};
 use proto::ids::Epoch;
 
 use crate::database::{EPOCH, Fixture, SHARD, domain, soon, until_waiting};
@@ -27,22 +27,22 @@ async fn other_epochs_and_closed_domains_are_refused() {
     let (target, shard) = (&fixture.target, SHARD(&fixture.target));
     assert_eq!(refusal(target.begin(shard, &"unknown".into(), EPOCH).await), None);
     assert_eq!(refusal(target.begin(shard, &domain(), NEXT).await), Some((EPOCH, true)));
-    target.close_fence(&domain(), EPOCH).await.unwrap();
+    target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
     assert_eq!(
         refusal(target.begin(shard, &domain(), EPOCH).await),
         Some((EPOCH, false))
     );
     assert_eq!(target.fence(&domain()).await.unwrap(), Some((EPOCH, false)));
     // An abandoned commit opens it again at the same epoch; a reset moves on.
-    target.open_fence(&domain(), EPOCH).await.unwrap();
+    target.open_fence(&Alone, &domain(), EPOCH).await.unwrap();
     fixture.begin().await.rollback().await.unwrap();
-    target.close_fence(&domain(), NEXT).await.unwrap();
-    target.open_fence(&domain(), NEXT).await.unwrap();
+    target.close_fence(&Alone, &domain(), NEXT).await.unwrap();
+    target.open_fence(&Alone, &domain(), NEXT).await.unwrap();
     assert_eq!(refusal(target.begin(shard, &domain(), EPOCH).await), Some((NEXT, true)));
     // Who comes from an epoch that is over cannot take it back.
     for late in [
-        target.open_fence(&domain(), EPOCH).await,
-        target.close_fence(&domain(), EPOCH).await,
+        target.open_fence(&Alone, &domain(), EPOCH).await,
+        target.close_fence(&Alone, &domain(), EPOCH).await,
     ] {
         let error = late.unwrap_err();
         assert!(matches!(error, Error::FenceNewer { .. }), "{error}");
@@ -58,7 +58,7 @@ async fn closing_waits_for_a_transaction_in_flight() {
     let tx = fixture.begin().await;
     tx.merge_forms(&[form("a")]).await.unwrap();
     let target = fixture.target.clone();
-    let closing = tokio::spawn(async move { target.close_fence(&domain(), NEXT).await });
+    let closing = tokio::spawn(async move { target.close_fence(&Alone, &domain(), NEXT).await });
     until_waiting(&fixture.session().await, 1).await;
     assert!(!closing.is_finished());
     // It may go on to its end.
@@ -80,7 +80,7 @@ async fn an_idle_transaction_is_ended_and_its_work_is_lost() {
     let fixture = Fixture::with(|config| config.idle_in_transaction_timeout = Duration::from_millis(300)).await;
     let tx = fixture.begin().await;
     tx.merge_forms(&[form("a")]).await.unwrap();
-    soon("the closing", fixture.target.close_fence(&domain(), NEXT))
+    soon("the closing", fixture.target.close_fence(&Alone, &domain(), NEXT))
         .await
         .unwrap();
     // The stopped worker goes on, and finds that it is over.
@@ -109,7 +109,7 @@ async fn a_worker_that_stopped_in_the_middle_of_a_copy_is_ended() {
             .await
             .unwrap(),
     );
-    soon("the closing", fixture.target.close_fence(&domain(), NEXT))
+    soon("the closing", fixture.target.close_fence(&Alone, &domain(), NEXT))
         .await
         .unwrap();
     assert!(sink.as_mut().finish().await.is_err());

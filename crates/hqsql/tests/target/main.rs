@@ -3,6 +3,7 @@
 
 mod blobs;
 mod cases;
+mod claims;
 mod database;
 mod digests;
 mod fences;

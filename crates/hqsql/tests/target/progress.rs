@@ -1,4 +1,4 @@
-use hqsql::{Error, Progress, Status};
+use hqsql::{Alone, Error, Progress, Status};
 
 use crate::database::{Fixture, domain};
 use crate::rows::at;
@@ -23,40 +23,52 @@ async fn a_live_migration_from_start_to_end() {
     assert_eq!(target.progress(&domain()).await.unwrap(), nothing);
     assert!(fixture.rows(LOOK).await.is_empty());
 
-    target.set_started(&domain(), Status::DryRun, at(1)).await.unwrap();
-    target.set_started(&domain(), Status::DryRun, at(2)).await.unwrap();
+    target
+        .set_started(&Alone, &domain(), Status::DryRun, at(1))
+        .await
+        .unwrap();
+    target
+        .set_started(&Alone, &domain(), Status::DryRun, at(2))
+        .await
+        .unwrap();
     let dry = Progress {
         status: Status::DryRun,
         started_on: Some(at(1)),
         completed_on: None,
     };
     assert_eq!(target.progress(&domain()).await.unwrap(), dry);
-    refused(target.set_complete(&domain(), at(3)).await);
+    refused(target.set_complete(&Alone, &domain(), at(3)).await);
     assert_eq!(fixture.rows(LOOK).await, ["clinic|couch_to_sql|dry_run|t|f"]);
 
     // Finishing takes its own time as the start.
-    target.set_started(&domain(), Status::InProgress, at(4)).await.unwrap();
+    target
+        .set_started(&Alone, &domain(), Status::InProgress, at(4))
+        .await
+        .unwrap();
     let finishing = Progress {
         status: Status::InProgress,
         started_on: Some(at(4)),
         completed_on: None,
     };
     assert_eq!(target.progress(&domain()).await.unwrap(), finishing);
-    refused(target.set_started(&domain(), Status::DryRun, at(5)).await);
+    refused(target.set_started(&Alone, &domain(), Status::DryRun, at(5)).await);
 
     // It may be taken back, and then be finished anew.
     for time in [at(4), at(5)] {
-        target.set_unfinished(&domain(), time).await.unwrap();
+        target.set_unfinished(&Alone, &domain(), time).await.unwrap();
         let unfinished = Progress {
             started_on: Some(at(4)),
             ..dry
         };
         assert_eq!(target.progress(&domain()).await.unwrap(), unfinished);
     }
-    target.set_started(&domain(), Status::InProgress, at(4)).await.unwrap();
+    target
+        .set_started(&Alone, &domain(), Status::InProgress, at(4))
+        .await
+        .unwrap();
 
     for time in [at(6), at(7)] {
-        target.set_complete(&domain(), time).await.unwrap();
+        target.set_complete(&Alone, &domain(), time).await.unwrap();
         let complete = Progress {
             status: Status::Complete,
             started_on: Some(at(4)),
@@ -68,19 +80,19 @@ async fn a_live_migration_from_start_to_end() {
         fixture.rows(LOOK).await,
         ["clinic|couch_to_sql|complete|t|t", "clinic|tzmigration|complete|f|t"]
     );
-    refused(target.set_not_started(&domain()).await);
-    refused(target.set_unfinished(&domain(), at(8)).await);
-    refused(target.set_started(&domain(), Status::InProgress, at(8)).await);
+    refused(target.set_not_started(&Alone, &domain()).await);
+    refused(target.set_unfinished(&Alone, &domain(), at(8)).await);
+    refused(target.set_started(&Alone, &domain(), Status::InProgress, at(8)).await);
 }
 
 #[tokio::test]
 async fn a_reset_takes_the_start_back() {
     let fixture = Fixture::new().await;
     let target = &fixture.target;
-    target.set_not_started(&domain()).await.unwrap();
+    target.set_not_started(&Alone, &domain()).await.unwrap();
     for status in [Status::DryRun, Status::InProgress] {
-        target.set_started(&domain(), status, at(1)).await.unwrap();
-        target.set_not_started(&domain()).await.unwrap();
+        target.set_started(&Alone, &domain(), status, at(1)).await.unwrap();
+        target.set_not_started(&Alone, &domain()).await.unwrap();
         let expected = Progress {
             status: Status::NotStarted,
             started_on: None,
@@ -89,7 +101,7 @@ async fn a_reset_takes_the_start_back() {
         assert_eq!(target.progress(&domain()).await.unwrap(), expected);
     }
     for status in [Status::NotStarted, Status::Complete] {
-        refused(target.set_started(&domain(), status, at(1)).await);
+        refused(target.set_started(&Alone, &domain(), status, at(1)).await);
     }
 }
 
@@ -97,7 +109,10 @@ async fn a_reset_takes_the_start_back() {
 async fn completion_is_whole_or_not_at_all() {
     let fixture = Fixture::new().await;
     let target = &fixture.target;
-    target.set_started(&domain(), Status::InProgress, at(1)).await.unwrap();
+    target
+        .set_started(&Alone, &domain(), Status::InProgress, at(1))
+        .await
+        .unwrap();
     let insert = |slug: &str, status: &str| {
         format!(
             "insert into domain_migration_flags_domainmigrationprogress (domain, migration_slug, migration_status) \
@@ -106,7 +121,7 @@ async fn completion_is_whole_or_not_at_all() {
     };
     let session = fixture.session().await;
     session.batch_execute(&insert("tzmigration", "dry_run")).await.unwrap();
-    refused(target.set_complete(&domain(), at(2)).await);
+    refused(target.set_complete(&Alone, &domain(), at(2)).await);
     assert_eq!(target.progress(&domain()).await.unwrap().status, Status::InProgress);
     // A domain that had its time zones migrated long ago keeps that date.
     session
@@ -116,7 +131,7 @@ async fn completion_is_whole_or_not_at_all() {
         )
         .await
         .unwrap();
-    target.set_complete(&domain(), at(3)).await.unwrap();
+    target.set_complete(&Alone, &domain(), at(3)).await.unwrap();
     let rows = fixture
         .rows(
             "select migration_slug, migration_status, extract(year from completed_on) \
@@ -148,14 +163,17 @@ async fn a_status_that_hq_does_not_know_is_reported() {
 async fn a_complete_migration_is_taken_back() {
     let fixture = Fixture::new().await;
     let target = &fixture.target;
-    refused(target.set_incomplete(&domain(), at(1)).await);
-    target.set_started(&domain(), Status::InProgress, at(1)).await.unwrap();
+    refused(target.set_incomplete(&Alone, &domain(), at(1)).await);
+    target
+        .set_started(&Alone, &domain(), Status::InProgress, at(1))
+        .await
+        .unwrap();
     assert!(!target.time_zones_are_complete(&domain()).await.unwrap());
-    target.set_complete(&domain(), at(2)).await.unwrap();
+    target.set_complete(&Alone, &domain(), at(2)).await.unwrap();
     assert!(target.time_zones_are_complete(&domain()).await.unwrap());
     // Twice, as after a crash.
     for time in [at(3), at(4)] {
-        target.set_incomplete(&domain(), time).await.unwrap();
+        target.set_incomplete(&Alone, &domain(), time).await.unwrap();
         let progress = target.progress(&domain()).await.unwrap();
         assert_eq!(
             (progress.status, progress.started_on),
@@ -164,7 +182,7 @@ async fn a_complete_migration_is_taken_back() {
         assert!(target.time_zones_are_complete(&domain()).await.unwrap());
     }
     for _ in 0..2 {
-        target.take_back_time_zones(&domain()).await.unwrap();
+        target.take_back_time_zones(&Alone, &domain()).await.unwrap();
         assert!(!target.time_zones_are_complete(&domain()).await.unwrap());
     }
     assert_eq!(
@@ -174,6 +192,6 @@ async fn a_complete_migration_is_taken_back() {
             "clinic|tzmigration|not_started|f|f"
         ]
     );
-    target.set_unfinished(&domain(), at(5)).await.unwrap();
-    refused(target.set_incomplete(&domain(), at(6)).await);
+    target.set_unfinished(&Alone, &domain(), at(5)).await.unwrap();
+    refused(target.set_incomplete(&Alone, &domain(), at(6)).await);
 }

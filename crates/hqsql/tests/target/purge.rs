@@ -1,4 +1,4 @@
-use hqsql::Error;
+use hqsql::{Alone, Error};
 
 use crate::database::{EPOCH, Fixture, SHARD, domain};
 use crate::rows::{attachment, blob, case, form, operation};
@@ -7,7 +7,7 @@ use crate::rows::{attachment, blob, case, form, operation};
 async fn a_purge_leaves_other_domains_and_all_blobs() {
     let fixture = Fixture::new().await;
     let (target, shard) = (&fixture.target, SHARD(&fixture.target));
-    target.open_fence(&"other".into(), EPOCH).await.unwrap();
+    target.open_fence(&Alone, &"other".into(), EPOCH).await.unwrap();
     for (name, prefix) in [(domain(), "a"), ("other".into(), "b")] {
         let mut forms: Vec<_> = (0..5).map(|number| form(&format!("{prefix}{number}"))).collect();
         let mut cases: Vec<_> = (0..5).map(|number| case(&format!("{prefix}{number}"))).collect();
@@ -27,14 +27,14 @@ async fn a_purge_leaves_other_domains_and_all_blobs() {
         tx.commit().await.unwrap();
     }
     assert!(matches!(
-        target.purge_chunk(&domain(), 2).await,
+        target.purge_chunk(&Alone, &domain(), 2).await,
         Err(Error::FenceOpen { .. })
     ));
-    target.close_fence(&domain(), EPOCH).await.unwrap();
+    target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
 
     let (mut chunks, mut rows) = (0, 0);
     loop {
-        let deleted = target.purge_chunk(&domain(), 2).await.unwrap();
+        let deleted = target.purge_chunk(&Alone, &domain(), 2).await.unwrap();
         if deleted == 0 {
             break;
         }

@@ -1,4 +1,4 @@
-use hqsql::{ConnectionConfig, Error, ErrorKind, Role, StockStates, Target, TargetConfig, role_grants};
+use hqsql::{Alone, ConnectionConfig, Error, ErrorKind, Role, StockStates, Target, TargetConfig, role_grants};
 
 use crate::database::{EPOCH, Fixture, SHARD, TestDatabase, domain, rows};
 use crate::rows::{blob, case, form, ids, operation};
@@ -392,11 +392,11 @@ async fn write_everything(target: &Target) {
         tx.commit().await.unwrap();
     }
     target
-        .set_started(&domain(), hqsql::Status::DryRun, crate::rows::at(1))
+        .set_started(&Alone, &domain(), hqsql::Status::DryRun, crate::rows::at(1))
         .await
         .unwrap();
-    target.close_fence(&domain(), EPOCH).await.unwrap();
-    while target.purge_chunk(&domain(), 10).await.unwrap() > 0 {}
-    target.set_not_started(&domain()).await.unwrap();
-    target.open_fence(&domain(), EPOCH).await.unwrap();
+    target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
+    while target.purge_chunk(&Alone, &domain(), 10).await.unwrap() > 0 {}
+    target.set_not_started(&Alone, &domain()).await.unwrap();
+    target.open_fence(&Alone, &domain(), EPOCH).await.unwrap();
 }

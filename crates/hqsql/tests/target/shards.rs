@@ -1,4 +1,4 @@
-use hqsql::{BlobChange, Error};
+use hqsql::{Alone, BlobChange, Error};
 
 use crate::database::{EPOCH, domain, rows, two_shards};
 use crate::rows::{blob, case, form, ids};
@@ -80,11 +80,11 @@ async fn rows_go_to_the_database_of_their_id() {
             key: format!("key-{id}"),
         })
         .collect();
-    target.close_fence(&domain(), EPOCH).await.unwrap();
+    target.close_fence(&Alone, &domain(), EPOCH).await.unwrap();
     target.undo_blob_changes(&domain(), &changes).await.unwrap();
     assert!(target.read_blobmeta(&asked).await.unwrap().is_empty());
 
-    while target.purge_chunk(&domain(), 100).await.unwrap() > 0 {}
+    while target.purge_chunk(&Alone, &domain(), 100).await.unwrap() > 0 {}
     assert!(!target.has_rows(&domain()).await.unwrap());
 }
 
@@ -92,7 +92,7 @@ async fn rows_go_to_the_database_of_their_id() {
 async fn default_holds_progress_and_nothing_of_the_shards() {
     let (target, databases) = two_shards().await;
     target
-        .set_started(&domain(), hqsql::Status::DryRun, crate::rows::at(0))
+        .set_started(&Alone, &domain(), hqsql::Status::DryRun, crate::rows::at(0))
         .await
         .unwrap();
     let tables = "select tablename from pg_tables where schemaname = 'public' \
@@ -119,7 +119,7 @@ async fn fences_that_differ_count_as_closed_until_they_agree() {
         .await
         .unwrap();
     assert_eq!(target.fence(&domain()).await.unwrap(), Some((next, false)));
-    target.open_fence(&domain(), next).await.unwrap();
+    target.open_fence(&Alone, &domain(), next).await.unwrap();
     assert_eq!(target.fence(&domain()).await.unwrap(), Some((next, true)));
     assert_eq!(target.read_cases(&ids(&["a"])).await.unwrap(), []);
 }

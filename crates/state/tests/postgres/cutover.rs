@@ -209,7 +209,13 @@ async fn an_uncommit_leaves_a_migration_in_progress_that_must_run_again() {
         let now = state.migration(&driven.domain).await.unwrap().unwrap();
         assert_eq!((now.uncommit_step, now.status), (Some(step), Status::Complete));
     }
+    // A run whose driver died in the commit would commit again.
+    let (run, _) = state
+        .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
+        .await
+        .unwrap();
     state.uncommitted(&driven.lease).await.unwrap();
+    assert_eq!(state.run(run.id).await.unwrap().state, RunState::Stopped);
     let now = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!((now.status, now.phase), (Status::InProgress, Phase::Idle));
     assert_eq!((now.commit_step, now.commit_rev, now.uncommit_step), (None, None, None));
@@ -220,4 +226,32 @@ async fn an_uncommit_leaves_a_migration_in_progress_that_must_run_again() {
         .await
         .unwrap();
     assert!(again.is_none(), "the lease is still held");
+}
+
+#[tokio::test]
+async fn a_lease_is_checked_against_whoever_has_it_now() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let (run, _) = state
+        .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
+        .await
+        .unwrap();
+    // It has run out, and nobody else was faster.
+    fixture.execute("update migration set driver_until = now()").await;
+    state.check_lease(&driven.lease).await.unwrap();
+    let other = state.take_lease(driven.id, "other", LONG).await.unwrap().unwrap();
+    assert_eq!(state.check_lease(&driven.lease).await.unwrap_err().kind(), Kind::Lost);
+    let ended = state.end_runs(&driven.lease, "aborted").await;
+    assert_eq!(ended.unwrap_err().kind(), Kind::Lost);
+    assert_eq!(state.run(run.id).await.unwrap().state, RunState::Queued);
+    state.end_runs(&other, "aborted").await.unwrap();
+    let run = state.run(run.id).await.unwrap();
+    assert_eq!(
+        (run.state, run.outcome.as_deref()),
+        (RunState::Stopped, Some("aborted"))
+    );
+
+    state.check_lease(&other).await.unwrap();
+    state.begin_reset(driven.id).await.unwrap();
+    assert_eq!(state.check_lease(&other).await.unwrap_err().kind(), Kind::Lost);
 }

@@ -115,6 +115,67 @@ async fn a_migration_is_a_lists_when_no_other_command_had_a_hand_in_it() {
 }
 
 #[tokio::test]
+async fn a_list_ends_the_epoch_of_what_lists_alone_have_begun() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    state
+        .mark_started(&driven.lease, Status::InProgress, "1", &json!({}))
+        .await
+        .unwrap();
+    let listed = give(&fixture, &driven, LISTED).await;
+    end(&fixture, listed).await;
+    // The operator's command came after the list had looked, and before its reset.
+    let by_hand = give(&fixture, &driven, Giver::Command).await;
+    assert_eq!(state.begin_reset_of_list(driven.id).await.unwrap(), None);
+    let untouched = state.migration(&driven.domain).await.unwrap().unwrap();
+    assert_eq!(
+        (untouched.epoch, untouched.status),
+        (driven.lease.epoch, Status::InProgress)
+    );
+    assert!(!state.run(by_hand).await.unwrap().state.is_over());
+
+    fixture.execute("update run set from_list = true").await;
+    let epoch = state.begin_reset_of_list(driven.id).await.unwrap();
+    assert!(epoch.is_some_and(|epoch| epoch > driven.lease.epoch), "{epoch:?}");
+    assert_eq!(state.run(by_hand).await.unwrap().state, RunState::Stopped);
+}
+
+#[tokio::test]
+async fn a_migration_was_live_when_a_run_of_it_was() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let was_live = async || state.was_live(driven.id).await.unwrap();
+    let begin = async |mode: &str| {
+        let (run, _) = state
+            .queue_run(driven.id, "MIGRATE", &json!({ "mode": mode }), &operator())
+            .await
+            .unwrap();
+        run.id
+    };
+    state
+        .mark_started(&driven.lease, Status::InProgress, "1", &json!({}))
+        .await
+        .unwrap();
+    for mode in ["as_it_is", "finish"] {
+        let run = begin(mode).await;
+        assert!(!was_live().await, "{mode} takes a migration with downtime as well");
+        end(&fixture, run).await;
+    }
+    let run = begin("live").await;
+    assert!(was_live().await);
+    end(&fixture, run).await;
+    assert!(was_live().await);
+    // Of an earlier life.
+    fixture
+        .execute("update run set ended_at = now() - interval '1 hour'")
+        .await;
+    assert!(!was_live().await);
+    let run = begin("as_it_is").await;
+    let cutoff = state.set_cutoff(&driven.lease, run, Some(chrono::Utc::now())).await;
+    assert!(cutoff.unwrap().is_some() && was_live().await, "it stayed live");
+}
+
+#[tokio::test]
 async fn shares_are_by_weight_among_those_that_work() {
     let fixture = Fixture::new().await;
     let small = fixture.drive("small").await;

@@ -13,9 +13,9 @@ use crate::rules::Mode;
 /// What begins the outcome of a run that has taken its domain back to live.
 pub(crate) const BACK_TO_LIVE: &str = "C2S-4091";
 
-/// Of the limit, what is kept for the way back: one part of so many.
+/// Of the limit, what is kept for the way back, or for the last writes of `COMMIT`: one part of so many.
 const RESERVE_SHARE: u32 = 5;
-/// Of the limit, what is kept for the way back at most: it is a row of HQ's, and a hook.
+/// Of that at most: it is a row of HQ's, and a hook.
 const LONGEST_RESERVE: Duration = Duration::from_secs(60);
 
 /// How the downtime of a run ends.
@@ -77,10 +77,10 @@ impl Cutover {
 }
 
 /// How long a run may still work before it must go back to live: so that what comes after it, `COMMIT`'s wait for HQ's
-/// caches or the way back, still lies within the limit.
+/// caches and its last writes, or the way back, still lies within the limit.
 pub(crate) fn time_left(limit: Duration, stopped: Duration, commit_wait: Duration) -> Duration {
     let reserve = (limit / RESERVE_SHARE).min(LONGEST_RESERVE);
-    limit.saturating_sub(reserve.max(commit_wait)).saturating_sub(stopped)
+    limit.saturating_sub(reserve + commit_wait).saturating_sub(stopped)
 }
 
 #[cfg(test)]
@@ -96,8 +96,8 @@ mod tests {
     fn the_way_back_and_the_commit_lie_within_the_limit() {
         // Ten minutes: one is kept.
         assert_eq!(time_left(secs(600), secs(0), secs(0)), secs(540));
-        // HQ's caches take an hour: that is kept.
-        assert_eq!(time_left(secs(7200), secs(100), secs(3660)), secs(3440));
+        // HQ's caches take an hour: that is kept, and a minute for what is written after it.
+        assert_eq!(time_left(secs(7200), secs(100), secs(3660)), secs(3380));
         // A short limit keeps a fifth.
         assert_eq!(time_left(secs(15), secs(2), secs(0)), secs(10));
         assert_eq!(time_left(secs(15), secs(20), secs(0)), secs(0));

@@ -219,7 +219,8 @@ pub async fn migrate(
         RunState::Finished => {
             let clean = stats::print_after_run(context, domain).await?;
             println!("{} in {}", ended.outcome.unwrap_or_default(), human(started.elapsed()));
-            Ok(if clean { Exit::Clean } else { Exit::Differences })
+            let done = order.cutover.commit.is_none() || is_committed(context, domain).await?;
+            Ok(if clean && done { Exit::Clean } else { Exit::Differences })
         }
         RunState::Stopped => {
             eprintln!("{domain}: {}", ended.outcome.unwrap_or_else(|| "stopped".to_owned()));
@@ -246,6 +247,13 @@ pub async fn migrate(
             Ok(Exit::Stopped)
         }
     }
+}
+
+/// Whether the `COMMIT` that was asked for was carried out, and left no form behind.
+async fn is_committed(context: &Context, domain: &Domain) -> Result<bool> {
+    let migration = super::migration_of(context, domain).await?;
+    let (late, _) = context.state.late_forms(migration.id, 0).await?;
+    Ok(migration.status == Status::Complete && late == 0)
 }
 
 /// What any driver would find missing at once: a run that cannot begin is not put on record, or the next `serve` would

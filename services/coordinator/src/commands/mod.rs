@@ -3,6 +3,7 @@
 pub(crate) mod behind;
 mod chosen_forms;
 pub mod commit;
+pub(crate) mod committing;
 pub mod couch_sql_diff;
 pub mod cutover;
 pub mod forecast;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use state::migration::{DriverLease, Migration};
 
+use crate::claim::Leased;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
@@ -140,6 +142,14 @@ impl HeldDomain {
             }
         }
         Self::take(context, migration).await
+    }
+
+    /// For changes of HQ's rows and of fences.
+    pub(crate) fn claim<'a>(&'a self, context: &'a Context) -> Leased<'a> {
+        Leased {
+            state: &context.state,
+            lease: &self.lease,
+        }
     }
 
     /// Gives the lease back.

@@ -7,10 +7,13 @@
 
 use proto::ids::{Domain, Epoch};
 use serde_json::json;
+use state::StateError;
 use state::blob_change::{BlobAction, BlobChange};
 use state::migration::Migration;
 
+use super::commit::{Whose, not_of_lists};
 use super::{Confirmation, confirm};
+use crate::claim::Resetting;
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Exit, Failure, Result};
@@ -25,7 +28,7 @@ const TARGET_CHUNK: usize = 5000;
 ///
 /// # Errors
 /// The refusal, or what went wrong; running it again goes on.
-pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmation) -> Result<Exit> {
+pub async fn reset(context: &Context, domain: &Domain, whose: Whose, confirmation: Confirmation) -> Result<Exit> {
     let found = check(context, domain).await?;
     let driver = found.and_then(|migration| migration.driver);
     if let Some(driver) = &driver {
@@ -47,19 +50,38 @@ pub async fn reset(context: &Context, domain: &Domain, confirmation: Confirmatio
             &json!({ "interrupted_driver": driver }),
         )
         .await?;
-    let epoch = context.state.begin_reset(migration.id).await?;
+    let epoch = match whose {
+        Whose::Anybodys => context.state.begin_reset(migration.id).await?,
+        Whose::OfLists => context
+            .state
+            .begin_reset_of_list(migration.id)
+            .await?
+            .ok_or_else(|| not_of_lists(domain))?,
+    };
     eprintln!("waiting for the transactions in flight");
-    context.target.close_fence(domain, epoch).await?;
-    purge(context, &migration).await?;
-    if context.state.is_purging(migration.id, epoch).await? {
-        if context.target.progress(domain).await?.status != hqsql::Status::NotStarted {
-            context.target.set_not_started(domain).await?;
-        }
-        context.tell_hq(domain).await?;
-        context.state.end_reset(migration.id, epoch).await?;
+    let claim = Resetting {
+        state: &context.state,
+        id: migration.id,
+        epoch,
+    };
+    match undo(context, &migration, &claim).await {
+        // Another reset has ended it meanwhile: what is there now is a new migration's, or nothing.
+        Err(over) if over.code == StateError::EpochOver.code() => {}
+        other => other?,
     }
     eprintln!("{domain} was reset: no form and no case of it is left in SQL, and its migration can start anew.");
     Ok(Exit::Clean)
+}
+
+async fn undo(context: &Context, migration: &Migration, claim: &Resetting<'_>) -> Result<()> {
+    let (target, domain) = (&context.target, &migration.domain);
+    target.close_fence(claim, domain, claim.epoch).await?;
+    purge(context, migration, claim).await?;
+    if target.progress(domain).await?.status != hqsql::Status::NotStarted {
+        target.set_not_started(claim, domain).await?;
+    }
+    context.tell_hq(domain).await?;
+    Ok(context.state.end_reset(migration.id, claim.epoch).await?)
 }
 
 /// Everything that must be true: the domain is on Couch, whoever is asked, and what would be deleted is ours.
@@ -99,7 +121,7 @@ async fn check(context: &Context, domain: &Domain) -> Result<Option<Migration>> 
 }
 
 /// Deletes the domain's rows in the target, undoes blob changes, then deletes what is on record here.
-async fn purge(context: &Context, migration: &Migration) -> Result<()> {
+async fn purge(context: &Context, migration: &Migration, claim: &Resetting<'_>) -> Result<()> {
     let domain = &migration.domain;
     let mut deleted: u64 = 0;
     let mut told = 0;
@@ -110,7 +132,7 @@ async fn purge(context: &Context, migration: &Migration) -> Result<()> {
         }
     };
     loop {
-        let rows = context.target.purge_chunk(domain, TARGET_CHUNK).await?;
+        let rows = context.target.purge_chunk(claim, domain, TARGET_CHUNK).await?;
         if rows == 0 {
             break;
         }

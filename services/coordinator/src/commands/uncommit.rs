@@ -4,7 +4,7 @@
 //!
 //! 1. intent: the decision is on record; from here on only this command may go on;
 //! 2. blocked: HQ's flag says in progress, HQ's caches were told and given their time, and the rows in SQL were compared
-//!    with the snapshot of the commit. If anything differs, HQ's flag says complete again, and the commit stands;
+//!    with the snapshot of the commit. If anything differs, or fails, HQ's flag says complete again, and the commit stands;
 //! 3. switched: the Domain document says Couch, and HQ's caches were told and given their time;
 //! 4. the fences are open, HQ's time-zone row is as it was before the commit, and the migration is in progress.
 //!
@@ -17,8 +17,9 @@ use serde_json::json;
 use state::migration::Migration;
 use state::snapshot::UncommitStep;
 
-use super::commit::switch_to_couch;
+use super::committing::{switch_to_couch, wait_for_caches};
 use super::{Confirmation, HeldDomain, confirm, human, migration_of, snapshot};
+use crate::claim::Leased;
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
 use crate::failure::{Exit, Failure, Result};
@@ -65,30 +66,24 @@ async fn uncommit_held(context: &Context, held: &HeldDomain, confirmation: Confi
         eprintln!("uncommit of {domain} goes on from where it was interrupted");
     }
     let step = migration.uncommit_step.unwrap_or(UncommitStep::Intent);
+    let claim = held.claim(context);
     if step < UncommitStep::Blocked {
-        context.target.set_incomplete(domain, state.now().await?).await?;
-        context.tell_hq(domain).await?;
-        wait(context, domain, "submissions that are still let through").await;
-        if let Err(refusal) = unchanged(context, migration).await {
-            // Nothing else was touched: the commit stands.
-            context.target.set_complete(domain, state.now().await?).await?;
-            context.tell_hq(domain).await?;
-            state.set_uncommit_step(lease, None).await?;
-            return Err(refusal);
+        if let Err(refusal) = block(context, migration, &claim).await {
+            return Err(stands(context, held, refusal).await);
         }
         state.set_uncommit_step(lease, Some(UncommitStep::Blocked)).await?;
     }
     if step < UncommitStep::Switched {
-        switch_to_couch(context, domain).await?;
+        switch_to_couch(context, &claim, domain).await?;
         context.tell_hq(domain).await?;
         state.set_uncommit_step(lease, Some(UncommitStep::Switched)).await?;
     }
-    wait(context, domain, "the Domain document").await;
+    wait_for_caches(context, domain).await;
     if state.committed(migration.id).await?.time_zones {
-        context.target.take_back_time_zones(domain).await?;
+        context.target.take_back_time_zones(&claim, domain).await?;
         context.tell_hq(domain).await?;
     }
-    context.target.open_fence(domain, migration.epoch).await?;
+    context.target.open_fence(&claim, domain, migration.epoch).await?;
     let (late, _) = state.late_forms(migration.id, 0).await?;
     state.uncommitted(lease).await?;
     println!("{domain} is on Couch again. Its migration is in_progress: HQ refuses submissions.");
@@ -104,12 +99,45 @@ async fn uncommit_held(context: &Context, held: &HeldDomain, confirmation: Confi
     Ok(Exit::Clean)
 }
 
-/// HQ's processes may go by what they have cached for a while.
-async fn wait(context: &Context, domain: &Domain, what: &str) {
-    let wait = context.config.hq.cache_wait();
-    if !wait.is_zero() {
-        eprintln!("waiting {} for HQ's caches of {domain}: {what}", human(wait));
-        tokio::time::sleep(wait).await;
+/// Blocks submissions, and looks whether everything is as the commit left it.
+async fn block(context: &Context, migration: &Migration, claim: &Leased<'_>) -> Result<()> {
+    let domain = &migration.domain;
+    // It may have been interrupted for long, and the snapshot may be gone.
+    within_window(context, migration).await?;
+    let now = context.state.now().await?;
+    context.target.set_incomplete(claim, domain, now).await?;
+    context.tell_hq(domain).await?;
+    // Submissions that are still let through.
+    wait_for_caches(context, domain).await;
+    unchanged(context, migration).await
+}
+
+/// The commit stands, whatever the refusal: nothing but HQ's flag was touched, and it says complete again. Gives the failure
+/// to tell.
+async fn stands(context: &Context, held: &HeldDomain, refusal: Failure) -> Failure {
+    let domain = &held.migration.domain;
+    let completed = async {
+        let now = context.state.now().await?;
+        context.target.set_complete(&held.claim(context), domain, now).await?;
+        // By its own row HQ takes submissions already. If its caches cannot be told, they find out by themselves, later.
+        let told = context.tell_hq(domain).await.err();
+        context.state.set_uncommit_step(&held.lease, None).await?;
+        Ok::<_, Failure>(told)
+    };
+    match completed.await {
+        Err(lost) if lost.is_lost_lease() => lost,
+        Ok(None) => refusal,
+        Ok(Some(untold)) if untold.code == refusal.code => refusal,
+        Ok(Some(untold)) => Failure::new(
+            refusal.code,
+            format!("{} (HQ's caches could not be told: {untold})", refusal.what),
+            refusal.remedy,
+        ),
+        Err(why) => Failure::new(
+            "C2S-4148",
+            format!("{refusal}; and HQ's flag of {domain} could not be set back to complete: {why}"),
+            "HQ refuses submissions until then: run uncommit again, which ends in one way or the other",
+        ),
     }
 }
 

@@ -48,7 +48,7 @@ pub async fn unfinish(context: &Context, domain: &Domain) -> Result<Exit> {
         }
         context
             .target
-            .set_unfinished(domain, context.state.now().await?)
+            .set_unfinished(&held.claim(context), domain, context.state.now().await?)
             .await?;
         context
             .state

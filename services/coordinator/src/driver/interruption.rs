@@ -26,8 +26,13 @@ impl From<StateError> for Interruption {
 }
 
 impl From<Failure> for Interruption {
+    /// As a [`StateError`], which a command has made a failure of.
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        if failure.is_lost_lease() {
+            Self::LeaseLost
+        } else {
+            Self::Failed(failure)
+        }
     }
 }
 

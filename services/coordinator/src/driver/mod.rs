@@ -46,6 +46,7 @@ use state::{Migration, Phase};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::claim::Leased;
 use crate::commands::migrate::{CaseDiff, Forms, Order, Then};
 use crate::commands::verdict;
 use crate::context::Context;
@@ -179,6 +180,8 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         Err(Interruption::Shutdown) => Ok(Driven::LeftForOthers),
         // A reset has ended the run already; another driver leads it otherwise.
         Err(Interruption::LeaseLost) => Ok(Driven::LeftForOthers),
+        // Whoever takes the run up goes on with its commit.
+        Err(Interruption::Failed(failure)) if downtime::leaves_open(&failure) => Err(failure),
         Err(Interruption::Failed(failure)) => {
             state
                 .set_run_state(run.id, RunState::Failed, Some(&failure.to_string()))
@@ -200,6 +203,14 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
 }
 
 impl Driver {
+    /// For changes of HQ's rows and of fences.
+    fn claim(&self) -> Leased<'_> {
+        Leased {
+            state: &self.context.state,
+            lease: &self.lease,
+        }
+    }
+
     async fn phases(&mut self, run: &Run) -> Step<String> {
         let order = Order::of(run);
         let state = self.context.state.clone();

@@ -52,7 +52,10 @@ impl Driver {
         let cutoff = context.state.set_cutoff(&self.lease, run.id, cutoff).await?;
         self.set_hq_flag(status).await?;
         context.state.mark_progress_set(&self.lease).await?;
-        context.target.open_fence(domain, self.migration.epoch).await?;
+        context
+            .target
+            .open_fence(&self.claim(), domain, self.migration.epoch)
+            .await?;
         Ok(cutoff)
     }
 
@@ -74,10 +77,21 @@ impl Driver {
         let domain = &self.migration.domain;
         let found = context.target.progress(domain).await?.status;
         let now = context.state.now().await?;
+        let claim = self.claim();
         match (found, status) {
-            (HqStatus::InProgress, Status::DryRun) => context.target.set_unfinished(domain, now).await?,
-            (_, Status::DryRun) => context.target.set_started(domain, HqStatus::DryRun, now).await?,
-            _ => context.target.set_started(domain, HqStatus::InProgress, now).await?,
+            (HqStatus::InProgress, Status::DryRun) => context.target.set_unfinished(&claim, domain, now).await?,
+            (_, Status::DryRun) => {
+                context
+                    .target
+                    .set_started(&claim, domain, HqStatus::DryRun, now)
+                    .await?;
+            }
+            _ => {
+                context
+                    .target
+                    .set_started(&claim, domain, HqStatus::InProgress, now)
+                    .await?;
+            }
         }
         context.tell_hq(domain).await
     }

@@ -38,6 +38,23 @@ async fn commit_is_refused_unless_finished_and_clean_and_accepted_diffs_are_reco
     ensure!(no_kind.stderr.contains("C2S-0104"), "{}", no_kind.told());
     ensure!(world.source().domain_doc("doubtful").await?["use_sql_backend"] == false);
 
+    // Somebody gave submissions back in HQ itself: Couch may have more than was compared.
+    let in_hq = |from: &str, to: &str| {
+        format!(
+            "update domain_migration_flags_domainmigrationprogress set migration_status = '{to}'
+             where migration_slug = 'couch_to_sql' and migration_status = '{from}'"
+        )
+    };
+    world.target().batch_execute(&in_hq("in_progress", "dry_run")).await?;
+    let open = world
+        .domain("doubtful", "COMMIT", &["--accept-diffs", "CommCareCase"])
+        .await?
+        .ended_with(1);
+    ensure!(open.stderr.contains("C2S-4097"), "{}", open.told());
+    ensure!(world.source().domain_doc("doubtful").await?["use_sql_backend"] == false);
+    ensure!(world.text("select commit_step from migration").await?.is_none());
+    world.target().batch_execute(&in_hq("dry_run", "in_progress")).await?;
+
     world
         .domain("doubtful", "COMMIT", &["--accept-diffs", "CommCareCase"])
         .await?

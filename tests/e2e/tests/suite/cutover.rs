@@ -154,6 +154,121 @@ async fn a_run_that_is_not_clean_commits_nothing_and_with_a_limit_goes_back_to_l
     world.end()
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_downtime_holds_for_the_start_and_for_the_commit() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let hook = Hook::create(folder.path().to_path_buf())?;
+    let mut world = World::start(Options::in_process().with("hq.cache_hook", &hook.setting())).await?;
+    let generated = domain("brief", 60);
+    world.load(&generated).await?;
+    world.domain("brief", "MIGRATE", &["--live"]).await?.ok();
+    let finish = ["--finish", "--commit-if-clean", "--max-downtime", "10s"];
+
+    // The start: submissions are off, and HQ's hook does not come back.
+    let calls = hook.calls()?;
+    let hold = hook.hold(calls + 1)?;
+    let back = world.domain("brief", "MIGRATE", &finish).await?.ended_with(3);
+    ensure!(back.stderr.contains("C2S-4091"), "{}", back.told());
+    ensure!(flag(&world, "brief").await?.0 == "dry_run");
+    ensure!(hook.calls()? == calls + 2, "HQ is told that it may go on");
+    std::fs::remove_file(hold)?;
+
+    // The commit: its snapshot waits for a table.
+    let lock = "begin; lock table commit_snapshot in access exclusive mode";
+    world.state().batch_execute(lock).await?;
+    let back = world.domain("brief", "MIGRATE", &finish).await?.ended_with(3);
+    world.state().batch_execute("rollback").await?;
+    ensure!(
+        back.stderr.contains("C2S-4091") && back.stderr.contains("C2S-4147"),
+        "{}",
+        back.told()
+    );
+    ensure!(flag(&world, "brief").await?.0 == "dry_run");
+    ensure!(world.source().domain_doc("brief").await?["use_sql_backend"] == false);
+    ensure!(world.text("select commit_step from migration").await?.is_none());
+    let fences = "select count(*) from couch_sql_migration_fence where not open";
+    ensure!(world.target().query_one(fences, &[]).await?.get::<_, i64>(0) == 0);
+
+    world.domain("brief", "MIGRATE", &finish[..2]).await?.ok();
+    ensure!(flag(&world, "brief").await?.0 == "complete");
+    world.assert_same_rows("brief", &generated.model).await?;
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_behind_its_switch_goes_forward_only() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let hook = Hook::create(folder.path().to_path_buf())?;
+    let mut world = World::start(Options::in_process().with("hq.cache_hook", &hook.setting())).await?;
+    let generated = domain("onward", 60);
+    world.load(&generated).await?;
+    // Once for HQ's flag, then for each attempt.
+    for call in 2..=4 {
+        hook.fail(call)?;
+    }
+    let failed = world
+        .domain("onward", "MIGRATE", &["--commit-if-clean"])
+        .await?
+        .ended_with(1);
+    ensure!(
+        failed.stderr.contains("C2S-4146") && failed.stderr.contains("run COMMIT again"),
+        "{}",
+        failed.told()
+    );
+    ensure!(hook.calls()? == 4);
+    ensure!(world.source().domain_doc("onward").await?["use_sql_backend"] == true);
+    ensure!(flag(&world, "onward").await?.0 == "in_progress");
+    // The run is not over: whoever drives next goes on with it.
+    ensure!(world.number("select count(*) from run where state = 'running'").await? == 1);
+    world.domain("onward", "COMMIT", &[]).await?.ok();
+    ensure!(flag(&world, "onward").await?.0 == "complete");
+    world.assert_same_rows("onward", &generated.model).await?;
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_that_comes_too_late_for_the_commit_ends_the_run_with_1() -> Result<()> {
+    let mut world = World::start(Options::in_process()).await?;
+    let generated = domain("belated", 60);
+    let (newest, id) = arrivals(&generated)?.pop().context("a form")?;
+    let mut late = generated
+        .docs
+        .iter()
+        .find(|doc| doc["_id"] == id.as_str())
+        .context("the form")?
+        .clone();
+    late["_id"] = "late".into();
+    late["received_on"] = (newest + chrono::Duration::days(1))
+        .format("%Y-%m-%dT%H:%M:%S%.6fZ")
+        .to_string()
+        .into();
+    world.load(&generated).await?;
+    let faults = world.source().stand_in().faults();
+    let held = faults.add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold).after(1));
+    let command = world.begin_domain("belated", "MIGRATE", &["--commit-if-clean"])?;
+    ensure!(world.source().stand_in().faults().reached(held, 1).await);
+    // The run goes through all phases, and COMMIT's first question waits.
+    let holder = world.another_target().await?;
+    holder
+        .batch_execute("begin; lock table domain_migration_flags_domainmigrationprogress in access exclusive mode")
+        .await?;
+    world.source().stand_in().faults().remove(held);
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    world
+        .until("COMMIT waits for HQ's row", async |world| {
+            Ok(world.target().query_one(waiting, &[]).await?.get::<_, i64>(0) > 0)
+        })
+        .await?;
+    world.load_documents(vec![late]).await?;
+    holder.batch_execute("rollback").await?;
+    let ended = command.end(crate::PATIENCE).await?.ended_with(1);
+    ensure!(ended.stdout.contains("not committed: C2S-4042"), "{}", ended.told());
+    ensure!(world.source().domain_doc("belated").await?["use_sql_backend"] == false);
+    world.domain("belated", "MIGRATE", &["--commit-if-clean"]).await?.ok();
+    world.end()
+}
+
 /// Begins an uncommit and kills it while the hook runs for the so-manieth time.
 async fn die_in_hook(world: &mut World, hook: &Hook, call: usize) -> Result<()> {
     let wanted = hook.calls()? + call;
@@ -236,6 +351,14 @@ async fn a_commit_is_taken_back_unless_something_has_changed_since() -> Result<(
     }
     ensure!(hook.calls()? == calls, "what is refused does not touch HQ");
     ensure!(flag(&world, "regretted").await?.0 == "complete");
+
+    // Whatever is refused once submissions are blocked, they are given back, and the commit stands.
+    hook.fail(calls + 1)?;
+    let failed = world.coordinator(&uncommit).await?.ended_with(1);
+    ensure!(failed.stderr.contains("C2S-4030"), "{}", failed.told());
+    ensure!(hook.calls()? == calls + 2, "HQ is told that it may go on");
+    ensure!(flag(&world, "regretted").await?.0 == "complete");
+    ensure!(world.text("select uncommit_step from migration").await?.is_none());
 
     // It dies at each step; whoever runs it again waits for the dead one's lease by itself.
     for (call, step, on_sql) in [(1, "intent", true), (2, "blocked", false), (2, "switched", false)] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use e2e::settings::quoted;
 
-/// HQ's cache hook of these tests: counts its calls, and stands still while a file says so.
+/// HQ's cache hook of these tests: counts its calls, and stands still or fails while a file says so.
 pub(crate) struct Hook {
     folder: PathBuf,
 }
@@ -14,6 +14,7 @@ impl Hook {
     const SCRIPT: &str = r#"echo "$2" >> "$1/calls"
 number=$(wc -l < "$1/calls")
 while [ -e "$1/hold-$number" ]; do sleep 0.05; done
+test ! -e "$1/fail-$number"
 "#;
 
     pub(crate) fn create(folder: PathBuf) -> Result<Self> {
@@ -41,5 +42,9 @@ while [ -e "$1/hold-$number" ]; do sleep 0.05; done
         let path = self.folder.join(format!("hold-{call}"));
         std::fs::write(&path, "")?;
         Ok(path)
+    }
+
+    pub(crate) fn fail(&self, call: usize) -> Result<()> {
+        Ok(std::fs::write(self.folder.join(format!("fail-{call}")), "")?)
     }
 }

@@ -7,6 +7,7 @@ use e2e::world::{Options, World};
 use generator::damage;
 use serde_json::Value;
 
+use crate::hook::Hook;
 use crate::{PATIENCE, assert_clean, domain};
 
 const COMMAND: &str = "migrate_multiple_domains_from_couch_to_sql";
@@ -107,6 +108,80 @@ async fn a_live_list_that_commits_what_is_clean_takes_the_others_back_to_live() 
         world.stats("doubtful").await?["status"] == "dry_run",
         "HQ takes submissions again"
     );
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_list_leaves_no_domain_without_submissions_that_was_live() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let hook = Hook::create(folder.path().to_path_buf())?;
+    let mut world = World::start(Options::in_process().with("hq.cache_hook", &hook.setting())).await?;
+    let mut doubtful = domain("by-hand", 60);
+    damage::change_property(&mut doubtful, 1);
+    for generated in [&domain("living", 60), &doubtful] {
+        world.load(generated).await?;
+    }
+    world.domain("by-hand", "MIGRATE", &[]).await?.ended_with(1);
+    // Its flag goes live, then to in progress; and HQ cannot be told of that.
+    hook.fail(hook.calls()? + 2)?;
+    let list = [COMMAND, "--live", "--commit-if-clean", "--resume", "--json"];
+    let failed = world
+        .coordinator(&[&list[..], &[":living"]].concat())
+        .await?
+        .ended_with(1);
+    ensure!(result(&failed, "living")?.0 == "failed", "{}", failed.told());
+    ensure!(
+        failed.stdout.contains("C2S-4030") && failed.stdout.contains("it is live again"),
+        "{}",
+        failed.told()
+    );
+    ensure!(world.stats("living").await?["status"] == "dry_run");
+
+    // Begun with downtime, it has never been live.
+    let left = world
+        .coordinator(&[&list[..], &[":by-hand"]].concat())
+        .await?
+        .ended_with(1);
+    ensure!(result(&left, "by-hand")?.0 == "has_diffs", "{}", left.told());
+    ensure!(world.stats("by-hand").await?["status"] == "in_progress");
+    world.end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_neither_follows_an_operators_run_nor_ends_an_operators_commit() -> Result<()> {
+    let mut world = World::start(Options::in_process()).await?;
+    for name in ["busy", "committing"] {
+        world.load(&domain(name, 60)).await?;
+    }
+    world.domain("committing", "MIGRATE", &[]).await?.ok();
+    // The operator's COMMIT has died right after its intent.
+    world
+        .state()
+        .batch_execute("update migration set commit_step = 'intent' where domain = 'committing'")
+        .await?;
+    let faults = world.source().stand_in().faults();
+    let held = faults.add(FaultRule::once(Predicate::op(OpKind::BulkGet), Action::Hold).after(1));
+    let operator = world.begin_domain("busy", "MIGRATE", &[])?;
+    ensure!(world.source().stand_in().faults().reached(held, 1).await);
+    for resume in [&[][..], &["--resume"]] {
+        let arguments = [&[COMMAND, "--json"], resume, &[":busy:committing"]].concat();
+        let list = world.coordinator(&arguments).await?.ended_with(1);
+        for (name, code) in [("busy", "C2S-4113"), ("committing", "C2S-4001")] {
+            ensure!(result(&list, name)?.0 == "left_alone", "{name}: {}", list.told());
+            ensure!(list.stdout.contains(code), "{code}: {}", list.told());
+        }
+    }
+    world.source().stand_in().faults().remove(held);
+    operator.end(PATIENCE).await?.ok();
+    ensure!(
+        world.stats("busy").await?["status"] == "in_progress",
+        "it is the operator's"
+    );
+    let step = world
+        .text("select commit_step from migration where domain = 'committing'")
+        .await?;
+    ensure!(step.as_deref() == Some("intent"), "{step:?}");
+    ensure!(world.source().domain_doc("committing").await?["use_sql_backend"] == false);
     world.end()
 }
 

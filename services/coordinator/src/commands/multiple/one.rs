@@ -9,7 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::outcome::{AfterDifferences, Became, Counts, Row};
 use super::{Begun, Clock, Ending, Strictness, Work};
-use crate::commands::commit;
+use crate::commands::commit::{self, Whose};
 use crate::commands::migrate::run_listed;
 use crate::commands::verdict::Accepted;
 use crate::commands::{Confirmation, reset, unfinish};
@@ -59,6 +59,9 @@ pub(super) async fn migrate(work: &Work, domain: &Domain) -> Turned {
 }
 
 fn failed(failure: Failure) -> Became {
+    if failure.code == "C2S-4113" {
+        return Became::LeftAlone(format!("{}: {}", failure.code, failure.what));
+    }
     Became::Failed {
         code: failure.code.to_owned(),
         what: failure.what,
@@ -116,7 +119,14 @@ async fn to_the_end(
                 "C2S-4001: a COMMIT of it has begun; run COMMIT again by itself, or COMMIT --abort".to_owned(),
             ));
         }
-        let ended = commit::commit(context, domain, &Accepted::default(), Confirmation::Given).await?;
+        let ended = commit::commit(
+            context,
+            domain,
+            &Accepted::default(),
+            Whose::OfLists,
+            Confirmation::Given,
+        )
+        .await?;
         return Ok(committed(ended));
     }
     if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
@@ -131,23 +141,21 @@ async fn to_the_end(
             return Ok(Became::LeftAlone(why.to_owned()));
         }
         if migration.purging {
-            reset::reset(context, domain, Confirmation::Given).await?;
+            reset::reset(context, domain, Whose::Anybodys, Confirmation::Given).await?;
         }
     }
-    let is_finishing = found.is_some_and(|migration| migration.status == Status::InProgress);
+    let whose = if is_ours { Whose::OfLists } else { Whose::Anybodys };
+    let is_finishing = found
+        .as_ref()
+        .is_some_and(|migration| migration.status == Status::InProgress);
     match work.order.ending {
         Ending::CommitOrReset => {
             let ended = run(work, domain, Mode::AsItIs, &stop).await?;
             if let Some(early) = ended_early(&ended) {
                 return Ok(early);
             }
-            commit_or(
-                work,
-                domain,
-                counts,
-                if is_ours { Otherwise::Reset } else { Otherwise::Leave },
-            )
-            .await
+            let otherwise = if is_ours { Otherwise::Reset } else { Otherwise::Leave };
+            commit_or(work, domain, whose, counts, otherwise).await
         }
         Ending::Live => {
             let ended = run(work, domain, Mode::Live, &stop).await?;
@@ -158,21 +166,83 @@ async fn to_the_end(
             Ok(Became::Live)
         }
         Ending::LiveThenCommit => {
+            // What was begun with downtime has no live migration that it could be taken back to.
+            let was_live = match &found {
+                Some(migration) if is_finishing => context.state.was_live(migration.id).await?,
+                _ => true,
+            };
+            let otherwise = if was_live {
+                Otherwise::Unfinish
+            } else {
+                Otherwise::Leave
+            };
             // A list that died while it finished goes on with that: submissions are off.
             let modes: &[Mode] = if is_finishing {
                 &[Mode::Finish]
             } else {
                 &[Mode::Live, Mode::Finish]
             };
-            for mode in modes {
-                let ended = run(work, domain, *mode, &stop).await?;
-                if let Some(early) = ended_early(&ended) {
-                    return Ok(early);
-                }
+            let ended = finish(work, domain, whose, modes, otherwise, &stop, counts).await;
+            match ended.unwrap_or_else(failed) {
+                Became::Failed { code, what } => Ok(submissions_after(work, domain, otherwise, code, what).await),
+                became => Ok(became),
             }
-            commit_or(work, domain, counts, Otherwise::Unfinish).await
         }
     }
+}
+
+/// The runs of a live domain to their end, and its commit.
+async fn finish(
+    work: &Work,
+    domain: &Domain,
+    whose: Whose,
+    modes: &[Mode],
+    otherwise: Otherwise,
+    stop: &CancellationToken,
+    counts: &mut Option<Counts>,
+) -> Result<Became> {
+    for mode in modes {
+        let ended = run(work, domain, *mode, stop).await?;
+        if let Some(early) = ended_early(&ended) {
+            return Ok(early);
+        }
+    }
+    commit_or(work, domain, whose, counts, otherwise).await
+}
+
+/// A domain that was to be finished and has failed does not stay without submissions, unless only a person can tell what is
+/// right.
+async fn submissions_after(
+    work: &Work,
+    domain: &Domain,
+    otherwise: Otherwise,
+    code: String,
+    mut what: String,
+) -> Became {
+    let context = &work.context;
+    let told = async {
+        let Some(migration) = context.state.migration(domain).await? else {
+            return Ok("");
+        };
+        if migration.status != Status::InProgress {
+            return Ok("");
+        }
+        if migration.commit_step.is_some() {
+            return Ok("; HQ refuses its submissions until COMMIT is run again");
+        }
+        if otherwise == Otherwise::Leave || migration.driver.is_some() {
+            return Ok("; it is in progress, and HQ refuses its submissions");
+        }
+        unfinish::unfinish(context, domain).await?;
+        Ok::<_, Failure>("; it is live again")
+    };
+    match told.await {
+        Ok(told) => what.push_str(told),
+        Err(failure) => what.push_str(&format!(
+            "; HQ refuses its submissions, and it could not be taken back to live: {failure}"
+        )),
+    }
+    Became::Failed { code, what }
 }
 
 /// Whether a list has begun the migration, so that a list may end it. What was not begun is anybody's.
@@ -226,18 +296,24 @@ enum Otherwise {
     Leave,
 }
 
-async fn commit_or(work: &Work, domain: &Domain, counts: &mut Option<Counts>, otherwise: Otherwise) -> Result<Became> {
+async fn commit_or(
+    work: &Work,
+    domain: &Domain,
+    whose: Whose,
+    counts: &mut Option<Counts>,
+    otherwise: Otherwise,
+) -> Result<Became> {
     let context = &work.context;
     *counts = Some(counted(work, domain).await?);
     let accepted = match work.order.strictness {
         Strictness::Usual => Accepted::differences_of_deleted_cases(),
         Strictness::Strict => Accepted::default(),
     };
-    match commit::commit(context, domain, &accepted, Confirmation::Given).await {
+    match commit::commit(context, domain, &accepted, whose, Confirmation::Given).await {
         Ok(ended) => Ok(committed(ended)),
         Err(failure) if failure.code == "C2S-4041" => Ok(Became::Differences(match otherwise {
             Otherwise::Reset => {
-                reset::reset(context, domain, Confirmation::Given).await?;
+                reset::reset(context, domain, whose, Confirmation::Given).await?;
                 AfterDifferences::Reset
             }
             Otherwise::Unfinish => {
