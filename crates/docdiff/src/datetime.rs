@@ -1,6 +1,24 @@
 //! Texts that are date-times.
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
+
+/// The zone that some old documents hold twice.
+const DOUBLED_ZONE: &str = "+00:00Z";
+
+/// Reads a date-time of a Couch document, also one with its zone doubled, `YYYY-MM-DDTHH:MM:SS+00:00Z`.
+pub fn couch_date(text: &str) -> Option<DateTime<Utc>> {
+    let single = text.strip_suffix(DOUBLED_ZONE).map(|start| format!("{start}Z"));
+    let read = DateTime::parse_from_rfc3339(single.as_deref().unwrap_or(text));
+    read.ok().map(|date| date.to_utc())
+}
+
+/// As [`is_datetime_text`], for a text of a Couch document: HQ reads a zone that is doubled as `Z`.
+pub(crate) fn is_couch_datetime_text(text: &str) -> bool {
+    match text.strip_suffix(DOUBLED_ZONE) {
+        Some(start) => start.len() == "YYYY-MM-DDTHH:MM:SS".len() && is_datetime_text(&format!("{start}Z")),
+        None => is_datetime_text(text),
+    }
+}
 
 /// Whether the text is exactly `YYYY-MM-DDTHH:MM:SSZ`, or the same with one to six digits of a fraction before the `Z`, and
 /// a time that exists.
@@ -75,6 +93,20 @@ mod tests {
             "2015-08-04T1é:25:56Z",
         ] {
             assert!(!is_datetime_text(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_doubled_zone_is_read_as_one() {
+        let expected = "2015-08-04T18:25:56Z".parse::<DateTime<Utc>>().unwrap();
+        assert_eq!(couch_date("2015-08-04T18:25:56+00:00Z"), Some(expected));
+        assert_eq!(couch_date("2015-08-04T23:55:56+05:30"), Some(expected));
+        assert_eq!(couch_date("2015-08-04"), None);
+        assert_eq!(couch_date("+00:00Z"), None);
+        assert!(is_couch_datetime_text("2015-08-04T18:25:56+00:00Z"));
+        assert!(is_couch_datetime_text("2015-08-04T18:25:56.5Z"));
+        for text in ["2015-08-04T18:25:56.5+00:00Z", "2015-08-04T18:25:56+01:00Z", "2015-02-29T18:25:56+00:00Z"] {
+            assert!(!is_couch_datetime_text(text), "{text}");
         }
     }
 }

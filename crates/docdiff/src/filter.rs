@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use crate::datetime::is_datetime_text;
+use crate::datetime::{is_couch_datetime_text, is_datetime_text};
 use crate::diff::{Diff, DiffType, PathElement, Side};
 use crate::json::{ANY_INDEX, Found, ListIndices, Step, walk};
 use crate::python;
@@ -87,7 +87,7 @@ impl<'d> Filter<'d> {
         let matches = match check {
             Check::None => true,
             Check::Under(name) => is_under(found, name),
-            Check::DateTimes => both_texts(found, |old, new| is_datetime_text(old) && is_datetime_text(new)),
+            Check::DateTimes => both_texts(found, |old, new| is_couch_datetime_text(old) && is_datetime_text(new)),
             Check::LeadingZero => both_texts(found, |old, new| {
                 new.starts_with('0')
                     && matches!((python::float(old), python::float(new)), (Some(old), Some(new)) if old == new)

@@ -37,7 +37,7 @@ use serde_json::Value;
 pub use cases::{
     AbsentFrom, FormInCase, FormState, form_check, missing_document, missing_with_forms, reason_of_absence,
 };
-pub use datetime::is_datetime_text;
+pub use datetime::{couch_date, is_datetime_text};
 pub use diff::{Diff, DiffJsonError, DiffType, PathElement, Side};
 pub use json::{ANY_INDEX, ListIndices, json_diff};
 pub use ledgers::{

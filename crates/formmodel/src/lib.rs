@@ -83,20 +83,28 @@ pub fn compared(document: &Value, treatment: Treatment) -> Cow<'_, Value> {
     as_compared(document, has_problem && !is_applied_anyway, is_applied_anyway)
 }
 
-/// A normal document with a problem counts as the error form, and one that was applied anyway as completely processed.
+/// A normal document with a problem counts as the error form, and one that was applied anyway as completely processed. Date-times
+/// of the form are those in UTC: HQ's migrator adjusts the document that it then compares.
 fn as_compared(document: &Value, is_problem_form: bool, is_applied_anyway: bool) -> Cow<'_, Value> {
-    let (key, value) = if is_problem_form {
-        ("doc_type", Value::from(DocType::XFormError.as_str()))
+    let mut changes = Vec::new();
+    if is_problem_form {
+        changes.push(("doc_type", Value::from(DocType::XFormError.as_str())));
     } else if is_applied_anyway {
-        ("initial_processing_complete", Value::Bool(true))
-    } else {
-        return Cow::Borrowed(document);
-    };
-    let mut document = document.clone();
-    if let Some(map) = document.as_object_mut() {
-        map.insert(key.to_owned(), value);
+        changes.push(("initial_processing_complete", Value::Bool(true)));
     }
-    Cow::Owned(document)
+    if let Some(form) = document.get("form") {
+        let mut adjusted = form.clone();
+        if xform::adjust_datetimes(&mut adjusted).is_ok() && adjusted != *form {
+            changes.push(("form", adjusted));
+        }
+    }
+    let mut compared = Cow::Borrowed(document);
+    for (key, value) in changes {
+        if let Some(map) = compared.to_mut().as_object_mut() {
+            map.insert(key.to_owned(), value);
+        }
+    }
+    compared
 }
 
 /// Why a form cannot be migrated. No variant holds a value of the form.

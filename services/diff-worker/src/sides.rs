@@ -104,7 +104,7 @@ pub(crate) fn acting_forms(couch: &Value) -> impl Iterator<Item = &str> {
 /// When Couch has changed this case, if that was after the cut-off. A case without a readable date counts as old.
 pub(crate) fn later(couch: &Value, cutoff: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     let modified = couch.get("server_modified_on").and_then(Value::as_str)?;
-    let modified = DateTime::parse_from_rfc3339(modified).ok()?.with_timezone(&Utc);
+    let modified = docdiff::couch_date(modified)?;
     (modified > cutoff?).then_some(modified)
 }
 

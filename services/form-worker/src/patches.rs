@@ -281,7 +281,7 @@ fn couch_cases(couch: Vec<Fetched>) -> Result<CouchCases, BatchFailure> {
 
 fn server_modified_on(couch: &Value) -> Option<DateTime<Utc>> {
     let text = couch.get("server_modified_on").and_then(Value::as_str)?;
-    DateTime::parse_from_rfc3339(text).ok().map(|date| date.to_utc())
+    docdiff::couch_date(text)
 }
 
 fn read_entries(diffs: &str) -> Result<Vec<RecordedDiff>, BatchFailure> {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::block::{Block, Index, Property};
 use super::ledgers::Balance;
 use super::{CannotPatch, PATCH_DEVICE, PATCH_XMLNS, PatchPlan};
+use crate::datetime::couch_date;
 use crate::python::is_truthy;
 use crate::sqljson;
 
@@ -38,7 +39,7 @@ pub(super) fn form(plan: &PatchPlan, form_id: &str, time: DateTime<Utc>) -> Stri
 /// The case block, with known properties from the Couch case.
 pub(super) fn case_block(case_id: &str, couch: &Map<String, Value>, block: &Block<'_>) -> Result<String, CannotPatch> {
     let text = |key: &str| couch.get(key).and_then(Value::as_str).unwrap_or_default();
-    let date = |key: &str| DateTime::parse_from_rfc3339(text(key)).ok().map(|date| date.to_utc());
+    let date = |key: &str| couch_date(text(key));
     let user_id = text("user_id");
     let mut out = format!("<case xmlns=\"{CASE_XMLNS}\"");
     attribute(&mut out, "case_id", case_id)?;

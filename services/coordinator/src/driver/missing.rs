@@ -288,8 +288,7 @@ fn has_late_action(case: &Value, cutoff: DateTime<Utc>) -> bool {
     let actions = case.get("actions").and_then(Value::as_array);
     actions.into_iter().flatten().any(|action| {
         let date = action.get("server_date").and_then(Value::as_str);
-        date.and_then(|text| DateTime::parse_from_rfc3339(text).ok())
-            .is_some_and(|date| date > cutoff)
+        date.and_then(docdiff::couch_date).is_some_and(|date| date > cutoff)
     })
 }
 
