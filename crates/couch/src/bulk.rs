@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::database::Database;
 use crate::error::{Error, Result, error_name};
+use crate::leaf::Leaf;
 use crate::transport::Request;
 
 /// Ids in one `_bulk_get`. A hundred sorted ids cost CouchDB a third less work per document than a thousand unsorted ones.
@@ -84,7 +85,7 @@ struct BulkGetResult {
 
 #[derive(Deserialize)]
 struct BulkGetDoc {
-    ok: Option<Value>,
+    ok: Option<Leaf>,
     error: Option<DocError>,
 }
 
@@ -125,7 +126,7 @@ struct BulkDocsRow {
 impl Database {
     /// Reads documents, in the given order. Ids should be sorted (the server reads neighbours together) and must be
     /// distinct. Answers above the limit of bytes are asked for in smaller parts; a document that is above it alone comes
-    /// back as [`Outcome::Failed`] with [`Error::TooLarge`].
+    /// back as [`Outcome::Failed`] with [`Error::TooLarge`]. So does one that cannot be parsed, with [`Error::Unreadable`].
     pub async fn bulk_get(&self, ids: &[impl AsRef<str>]) -> Result<Vec<Fetched>> {
         self.bulk_read("bulk_get", "_bulk_get", BULK_GET_IDS, ids).await
     }
@@ -312,27 +313,26 @@ fn in_order(op: &'static str, ids: &[&str], results: Vec<BulkGetResult>) -> Resu
 
 /// What a server's list of leaf revisions means. Without a revision in the question, CouchDB lists them all.
 fn outcome(docs: Vec<BulkGetDoc>) -> Option<Outcome> {
-    let mut live: Option<Value> = None;
+    let mut live: Option<Leaf> = None;
     let mut deleted: Option<String> = None;
     let mut error: Option<DocError> = None;
     for doc in docs {
         match doc.ok {
-            Some(body) if is_deleted(&body) => {
-                let rev = rev_of(&body).to_owned();
-                if deleted.as_ref().is_none_or(|other| beats(&rev, other)) {
-                    deleted = Some(rev);
+            Some(leaf) if leaf.deleted => {
+                if deleted.as_ref().is_none_or(|other| beats(&leaf.rev, other)) {
+                    deleted = Some(leaf.rev);
                 }
             }
-            Some(body) => {
-                if live.as_ref().is_none_or(|other| beats(rev_of(&body), rev_of(other))) {
-                    live = Some(body);
+            Some(leaf) => {
+                if live.as_ref().is_none_or(|other| beats(&leaf.rev, &other.rev)) {
+                    live = Some(leaf);
                 }
             }
             None => error = doc.error.or(error),
         }
     }
-    if let Some(body) = live {
-        return Some(Outcome::Found(body));
+    if let Some(leaf) = live {
+        return Some(leaf.document.map_or_else(Outcome::Failed, Outcome::Found));
     }
     if let Some(rev) = deleted {
         return Some(Outcome::Deleted { rev: Some(rev) });
@@ -344,14 +344,6 @@ fn outcome(docs: Vec<BulkGetDoc>) -> Option<Outcome> {
             error: error_name(name),
         }),
     })
-}
-
-fn is_deleted(body: &Value) -> bool {
-    body.get("_deleted").and_then(Value::as_bool).unwrap_or(false)
-}
-
-fn rev_of(body: &Value) -> &str {
-    body.get("_rev").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Whether CouchDB prefers the first of two conflicting revisions: the longer history, then the greater hash.
@@ -373,7 +365,7 @@ mod tests {
         let docs: Vec<BulkGetDoc> = serde_json::from_value(docs).unwrap();
         match outcome(docs) {
             None => "nothing".to_owned(),
-            Some(Outcome::Found(body)) => format!("found {}", rev_of(&body)),
+            Some(Outcome::Found(body)) => format!("found {}", body["_rev"].as_str().unwrap()),
             Some(Outcome::Missing) => "missing".to_owned(),
             Some(Outcome::Deleted { rev }) => format!("deleted {rev:?}"),
             Some(Outcome::Failed(error)) => format!("failed {}", error.code()),
@@ -425,7 +417,7 @@ mod tests {
             .unwrap()
             .into_iter()
             .map(|outcome| match outcome {
-                Some(Outcome::Found(body)) => rev_of(&body).to_owned(),
+                Some(Outcome::Found(body)) => body["_rev"].as_str().unwrap().to_owned(),
                 other => panic!("{other:?}"),
             })
             .collect();

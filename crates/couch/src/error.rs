@@ -127,10 +127,16 @@ pub enum Error {
         /// CouchDB's name of the error, if it gave one.
         error: Option<String>,
     },
+    /// The document is not JSON that can be taken: it is nested too deeply, for example.
+    #[error("the document cannot be read: {reason}")]
+    Unreadable {
+        /// What is wrong with it, without any of its content.
+        reason: String,
+    },
 }
 
 /// The codes of all errors of this crate, each with a line on what to do; every one has its page in the error reference.
-pub const CODES: [(&str, &str); 14] = [
+pub const CODES: [(&str, &str); 15] = [
     (
         "C2S-1101",
         "Check source.url, the network and whether CouchDB is running.",
@@ -178,6 +184,10 @@ pub const CODES: [(&str, &str); 14] = [
         "C2S-1114",
         "Look at the document in CouchDB; its stored form may be damaged.",
     ),
+    (
+        "C2S-1115",
+        "Mend the document in CouchDB as the message says, or accept that it is not migrated.",
+    ),
 ];
 
 impl Error {
@@ -195,7 +205,9 @@ impl Error {
             | Self::Rejected { .. }
             | Self::Config { .. }
             | Self::NoProgress { .. } => ErrorKind::Stop,
-            Self::Conflict | Self::TooLarge { .. } | Self::Document { .. } => ErrorKind::Document,
+            Self::Conflict | Self::TooLarge { .. } | Self::Document { .. } | Self::Unreadable { .. } => {
+                ErrorKind::Document
+            }
         }
     }
 
@@ -240,6 +252,7 @@ impl Error {
             Self::Conflict => 11,
             Self::TooLarge { .. } => 12,
             Self::Document { .. } => 13,
+            Self::Unreadable { .. } => 14,
         }
     }
 }

@@ -24,6 +24,7 @@ mod changes;
 mod config;
 mod database;
 mod error;
+mod leaf;
 pub mod metrics_names;
 mod paging;
 mod path;

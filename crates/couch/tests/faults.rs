@@ -231,6 +231,44 @@ async fn a_bounded_reader_takes_as_many_documents_as_have_room() {
     }
 }
 
+/// A document that the parser does not take says nothing against its neighbours.
+#[tokio::test]
+async fn a_document_that_is_nested_too_deeply_fails_alone() {
+    let deep = format!(
+        r#"{{"_id":"b","_rev":"1-x","form":{}{}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let answer = format!(
+        r#"{{"results":[{{"id":"a","docs":[{{"ok":{{"_id":"a","_rev":"1-x"}}}}]}},{{"id":"b","docs":[{{"ok":{deep}}}]}}]}}"#
+    );
+    let (server, couch) = Imitation::with_faults([Fault::Body(answer.clone()), Fault::Body(answer)])
+        .start_client()
+        .await;
+    let database = couch.database("hq");
+    for fetched in [
+        database.bulk_get(&["a", "b"]).await.unwrap(),
+        database.bounded_reader(1_000_000).next(&["a", "b"]).await.unwrap(),
+    ] {
+        assert!(matches!(&fetched[0].outcome, Outcome::Found(found) if found["_id"] == "a"));
+        let Outcome::Failed(error) = &fetched[1].outcome else {
+            panic!("{fetched:?}");
+        };
+        assert_eq!((error.code(), error.kind()), ("C2S-1115", ErrorKind::Document));
+    }
+    assert_eq!(server.requests(), 2);
+}
+
+/// What is no answer of CouchDB's at all is no document's fault.
+#[tokio::test]
+async fn an_answer_that_is_not_understood_is_to_be_asked_for_again() {
+    for body in ["<html>busy</html>", r#"{"results":{}}"#] {
+        let (_, couch) = Imitation::with_faults([Fault::Body(body.into())]).start_client().await;
+        let error = couch.database("hq").bulk_get(&["a"]).await.unwrap_err();
+        assert_eq!((error.code(), error.kind()), ("C2S-1110", ErrorKind::Retry));
+    }
+}
+
 #[tokio::test]
 async fn existence_is_told_without_bodies() {
     let mut server = Imitation::new();
