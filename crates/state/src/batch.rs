@@ -327,7 +327,8 @@ async fn fail_in(
     let ids: Vec<String> = row.try_get("ids")?;
     let attempt: i32 = row.try_get("attempt")?;
 
-    if ids.len() > 1 && attempt >= ATTEMPTS_BEFORE_SPLIT {
+    // Only a document that stands alone is set aside, however few attempts it has.
+    if ids.len() > 1 && attempt >= ATTEMPTS_BEFORE_SPLIT.min(max_attempts) {
         let stage: String = row.try_get("stage")?;
         for part in ids.chunks(ids.len().div_ceil(SPLIT_PARTS)) {
             insert_batch(tx, migration_id, &stage, &doc_type, part, Some(batch_id)).await?;

@@ -54,6 +54,23 @@ async fn a_claim_that_is_renewed_at_the_last_moment_is_not_expired() {
         .unwrap();
 }
 
+/// One bad document does not take its neighbours with it, however impatient the workers are.
+#[tokio::test]
+async fn of_several_documents_none_is_set_aside_at_the_only_attempt() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let claim = fixture.claimed(&driven, Stage::Form, &["good", "poison"]).await;
+    let after = fixture.state.fail_claim(&claim, "C2S-1", "boom", 1).await.unwrap();
+    assert_eq!(after, AfterFailure::Split);
+    assert!(fixture.errors(&driven).await.is_empty());
+    for id in ["good", "poison"] {
+        let claim = fixture.claim_next(&driven, Stage::Form).await.unwrap();
+        assert_eq!(claim.ids, [id]);
+        let after = fixture.state.fail_claim(&claim, "C2S-1", "boom", 1).await.unwrap();
+        assert_eq!(after, AfterFailure::Parked);
+    }
+    assert_eq!(fixture.errors(&driven).await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_batch_that_fails_twice_is_split_in_parts_of_all_its_documents() {
     let (fixture, driven) = Fixture::with_domain().await;
