@@ -17,9 +17,10 @@ use crate::burial::look_again;
 use crate::deleted_case;
 use crate::operator_rules::Ignored;
 use crate::outcome::record_outcomes;
+use crate::overtaken::{Overtaken, overtaken};
 use crate::patch::PatchResults;
 use crate::patch_outcome;
-use crate::revisions::{Occasion, Overtaken, overtaken, record_revisions, rev_number, stale};
+use crate::revisions::{Occasion, record_revisions, rev_number, stale};
 use crate::scan::lock_case_states;
 use crate::{State, StateError};
 
@@ -219,10 +220,10 @@ impl State {
     /// # Errors
     /// [`StateError::LostClaim`], [`StateError::EpochOver`]; nothing was staged then, and the batch is somebody else's.
     pub async fn finish_forms(&self, claim: &Claim, results: &FormResults) -> Result<(), StateError> {
-        self.record_failed(claim, results).await?;
+        let replaced = self.record_failed(claim, results).await?;
         let mut tx = self.pool.begin().await?;
         finish_claim(&mut tx, claim).await?;
-        let Overtaken { newer, buried, again } = overtaken(&mut tx, claim, results).await?;
+        let Overtaken { newer, buried, again } = overtaken(&mut tx, claim, results, replaced).await?;
         let forms: Vec<&StagedForm> = results
             .forms
             .iter()

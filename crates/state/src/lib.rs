@@ -63,6 +63,7 @@ pub mod migration;
 pub mod names;
 pub mod operator_rules;
 mod outcome;
+mod overtaken;
 pub mod pace;
 pub mod patch;
 mod patch_outcome;

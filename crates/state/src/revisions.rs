@@ -2,8 +2,6 @@
 //!
 //! Every transaction that decides about documents locks their rows here first, in one pass and in the order of their ids.
 
-use std::collections::{HashMap, HashSet};
-
 use sqlx::{Postgres, Transaction};
 
 use crate::batch::{Claim, check_claim};
@@ -20,16 +18,19 @@ pub(crate) fn rev_number(rev: &str) -> i32 {
 
 impl State {
     /// A failed document has a newest revision too, which an older one must not replace. It goes on record by itself: then
-    /// every transaction takes the revisions that it locks in one pass, in their order.
-    pub(crate) async fn record_failed(&self, claim: &Claim, results: &FormResults) -> Result<(), StateError> {
+    /// every transaction takes the revisions that it locks in one pass, in their order. Gives the documents of which an older
+    /// revision was on record: they are to be looked at again.
+    pub(crate) async fn record_failed(&self, claim: &Claim, results: &FormResults) -> Result<Vec<String>, StateError> {
         let revisions: Vec<_> = failed_revisions(results).collect();
         if revisions.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut tx = self.pool.begin().await?;
         check_claim(&mut tx, claim).await?;
+        let replaced = replaced(&mut tx, claim, &revisions).await?;
         record_revisions(&mut tx, claim, revisions, Occasion::Failed).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(replaced)
     }
 }
 
@@ -52,7 +53,7 @@ pub(crate) async fn lock_revisions(
 }
 
 /// Documents that failed, with their types and the revisions that were read.
-fn failed_revisions(results: &FormResults) -> impl Iterator<Item = (&str, &str, &str)> {
+pub(crate) fn failed_revisions(results: &FormResults) -> impl Iterator<Item = (&str, &str, &str)> {
     results
         .failed
         .iter()
@@ -98,67 +99,24 @@ pub(crate) async fn record_revisions(
     Ok(())
 }
 
-/// Where others have been faster, or slower, than we.
-pub(crate) struct Overtaken<'a> {
-    /// Documents of the results whose outcome is somebody else's.
-    pub(crate) newer: HashSet<&'a str>,
-    /// Documents that are gone, and that nobody has begun to write since.
-    pub(crate) buried: Vec<String>,
-    /// Documents that are gone for one and there for another.
-    pub(crate) again: Vec<String>,
-}
-
-/// Documents of the results of which somebody has read a newer revision, or that somebody has begun to write or bury after
-/// us: theirs is the outcome that counts. The rows stay
-/// locked until the transaction ends: a newer revision that begins meanwhile waits, and then finds what we staged.
-pub(crate) async fn overtaken<'a>(
+/// Documents that fail, as (id, type, `_rev`), of which an older revision is on record. Whoever writes that one may have
+/// committed its row after we had rows removed.
+async fn replaced(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
-    results: &'a FormResults,
-) -> Result<Overtaken<'a>, StateError> {
-    let forms = results
-        .forms
-        .iter()
-        .map(|form| (form.form_id.as_str(), form.rev.as_str(), Some(form.begun)));
-    let cases = results
-        .deleted_cases
-        .iter()
-        .map(|case| (case.case_id.as_str(), case.rev.as_str(), Some(case.begun)));
-    let read: HashMap<&str, (&str, Option<i64>)> = forms
-        .chain(cases)
-        .chain(failed_revisions(results).map(|(id, _, rev)| (id, rev, None)))
-        .map(|(id, rev, begun)| (id, (rev, begun)))
-        .collect();
-    let gone = results.gone.iter().map(String::as_str);
-    let newest: Vec<(String, i32, String, i64, bool)> = sqlx::query_as(
-        "select doc_id, rev_number, rev, begun, deleted from doc_revision where migration_id = $1 and doc_id = any($2)
-         order by doc_id for no key update",
+    failed: &[(&str, &str, &str)],
+) -> Result<Vec<String>, StateError> {
+    Ok(sqlx::query_scalar(
+        "select d.doc_id from unnest($2::text[], $3::int[], $4::text[]) i(id, number, rev)
+         join doc_revision d on d.migration_id = $1 and d.doc_id = i.id and not d.deleted
+         where (d.rev_number, d.rev collate \"C\") < (i.number, i.rev collate \"C\") order by 1",
     )
     .bind(claim.migration_id.0)
-    .bind(read.keys().copied().chain(gone).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(_, _, rev)| rev_number(rev)).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(_, _, rev)| *rev).collect::<Vec<_>>())
     .fetch_all(&mut **tx)
-    .await?;
-    let (mut newer, mut again) = (HashSet::new(), Vec::new());
-    let mut last_begun: HashMap<&str, i64> = HashMap::with_capacity(newest.len());
-    for (doc_id, number, newest_rev, last, deleted) in &newest {
-        last_begun.insert(doc_id, *last);
-        let Some((id, (rev, begun))) = read.get_key_value(doc_id.as_str()) else {
-            continue;
-        };
-        if (*number, newest_rev.as_str()) > (rev_number(rev), *rev) || begun.is_some_and(|begun| begun < *last) {
-            newer.insert(*id);
-            // We may have written the row after it was to be removed.
-            if *deleted && begun.is_some() {
-                again.push(doc_id.clone());
-            }
-        }
-    }
-    let mut buried = Vec::with_capacity(results.gone.len());
-    for id in &results.gone {
-        let is_last = last_begun.get(id.as_str()) == results.burials.get(id) && results.burials.contains_key(id);
-        if is_last { &mut buried } else { &mut again }.push(id.clone());
-    }
-    Ok(Overtaken { newer, buried, again })
+    .await?)
 }
 
 pub(crate) async fn stale<'a>(

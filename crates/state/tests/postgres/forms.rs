@@ -1,6 +1,7 @@
 //! What the form stage puts on record: revisions, staged effects, verdicts, errors.
 
 use proto::topology::Stage;
+use state::batch::Claim;
 use state::case_stage::CaseResults;
 use state::form_stage::{FailedDoc, FormResults, StagedDeletedCase};
 use state::records::RecordTable;
@@ -239,6 +240,84 @@ async fn an_older_revision_does_not_cover_up_that_a_newer_one_failed() {
     fixture.state.finish_forms(&old, &results).await.unwrap();
     assert!(fixture.staged(&driven).await.is_empty());
     assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2301"]);
+}
+
+async fn fail_f(fixture: &Fixture, claim: &Claim) {
+    let results = FormResults {
+        failed: vec![failed("f", "2-b")],
+        ..FormResults::default()
+    };
+    fixture.state.finish_forms(claim, &results).await.unwrap();
+}
+
+/// Rows were removed for the revision that fails before the row of the one before it was committed. Whoever of the two is
+/// staged last, somebody looks once more.
+#[tokio::test]
+async fn a_row_that_was_committed_after_a_newer_revision_failed_is_looked_at_again() {
+    for old_ends_first in [true, false] {
+        let (fixture, driven) = Fixture::with_domain().await;
+        let old = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+        let standings = fixture
+            .state
+            .begin_forms(&old, &[intent("f", "1-a")], &[])
+            .await
+            .unwrap();
+        let results = FormResults {
+            forms: vec![staged_form("f", "1-a", &["a"], &standings["f"])],
+            ..FormResults::default()
+        };
+        let new = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+        if old_ends_first {
+            fixture.state.finish_forms(&old, &results).await.unwrap();
+        }
+        fail_f(&fixture, &new).await;
+        let again = fixture.claim_next(&driven, Stage::Form).await.expect("f is open");
+        assert_eq!(again.ids, ["f"]);
+        fail_f(&fixture, &again).await;
+        assert!(
+            fixture.claim_next(&driven, Stage::Form).await.is_none(),
+            "once is enough"
+        );
+        if !old_ends_first {
+            // Its row came after all of that.
+            fixture.state.finish_forms(&old, &results).await.unwrap();
+            let again = fixture.claim_next(&driven, Stage::Form).await.expect("f is open");
+            assert_eq!(again.ids, ["f"]);
+        }
+        assert!(fixture.staged(&driven).await.is_empty());
+        assert_eq!(fixture.errors(&driven).await, ["XFormInstance/f/C2S-2301"]);
+    }
+}
+
+/// A form that is migrated with an error on record is as much a writing as any other.
+#[tokio::test]
+async fn of_two_writings_of_a_form_with_an_error_the_one_that_began_last_counts() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let mut writings = Vec::new();
+    for case in ["first", "second"] {
+        let claim = fixture.claimed(&driven, Stage::Form, &["f"]).await;
+        let standings = fixture
+            .state
+            .begin_forms(&claim, &[intent("f", "1-a")], &[])
+            .await
+            .unwrap();
+        let recorded = FailedDoc {
+            missing: false,
+            ..failed("f", "1-a")
+        };
+        let results = FormResults {
+            forms: vec![staged_form("f", "1-a", &[case], &standings["f"])],
+            failed: vec![recorded],
+            ..FormResults::default()
+        };
+        writings.push((claim, results));
+    }
+    for (claim, results) in writings.iter().rev() {
+        fixture.state.finish_forms(claim, results).await.unwrap();
+        assert_eq!(fixture.staged(&driven).await, ["second/f"]);
+        let begun = "select max(begun) from staged_update where migration_id = $1";
+        assert_eq!(fixture.number(begun, &driven).await, 2);
+    }
 }
 
 #[tokio::test]
