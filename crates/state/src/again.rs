@@ -10,7 +10,8 @@ use crate::batch::insert_batch;
 use crate::look::ONLY_IN_SQL;
 use crate::migration::DriverLease;
 use crate::revisions::rev_number;
-use crate::scan::{lock_case_states, with_buckets};
+use crate::scan::{insert_case_states, lock_case_states, with_buckets};
+use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
 
 impl State {
@@ -32,7 +33,7 @@ impl State {
         // One statement: a verdict that a late worker records meanwhile stays, since its form is not among those.
         let rows = sqlx::query(
             "with again as (
-                 select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
+                 select kind, doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase' and code <> $3
                  union select kind, doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
                  union select kind, doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%'
                    and diffs <> $2
@@ -43,6 +44,7 @@ impl State {
         )
         .bind(held.migration_id.0)
         .bind(ONLY_IN_SQL)
+        .bind(UNUSABLE_ID)
         .fetch_all(&mut *tx)
         .await?;
         let mut by_kind: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();

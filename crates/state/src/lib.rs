@@ -10,7 +10,7 @@
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
-//!   worker finds gone.
+//!   worker finds gone; [`unusable`]: documents that no stage can take.
 //! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
 //! * [`follow`]: what a followed domain takes of the changes of its source; [`feed`]: the feed as its one reader sees it.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
@@ -79,6 +79,7 @@ pub mod scan;
 pub mod schema;
 pub mod snapshot;
 pub mod stats;
+pub mod unusable;
 
 use std::str::FromStr;
 use std::time::Duration;

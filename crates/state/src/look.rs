@@ -6,6 +6,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
 use crate::scan::{Cursor, cursor_from, insert_case_states, save_cursor};
+use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
 
 /// What is recorded of a form that SQL has and Couch has not. Such a record is made and taken back by looks alone.
@@ -61,6 +62,12 @@ impl State {
                 sqlx::query("delete from missing_doc where migration_id = $1 and kind = $2")
                     .bind(id)
                     .bind(kind.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                sqlx::query("delete from doc_error where migration_id = $1 and kind = $2 and code = $3")
+                    .bind(id)
+                    .bind(kind.as_str())
+                    .bind(UNUSABLE_ID)
                     .execute(&mut *tx)
                     .await?;
             }

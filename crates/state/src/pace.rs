@@ -6,6 +6,7 @@ use proto::topology::Stage;
 use sqlx::Row;
 
 use crate::migration::DriverLease;
+use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
 
 /// A kind of work whose time depends on a number of documents.
@@ -162,11 +163,12 @@ impl State {
             "select (select coalesce(sum(item_count), 0)::bigint from batch
                      where migration_id = $1 and stage = 'form' and state in ('ready', 'claimed'))
                   + (select count(*) from (
-                         select doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase'
+                         select doc_id from doc_error where migration_id = $1 and kind <> 'CommCareCase' and code <> $2
                          union select doc_id from missing_doc where migration_id = $1 and kind <> 'CommCareCase'
                          union select doc_id from doc_diff where migration_id = $1 and kind not like 'CommCareCase%') again)",
         )
         .bind(id.0)
+        .bind(UNUSABLE_ID)
         .fetch_one(&self.pool)
         .await?)
     }

@@ -54,6 +54,8 @@ pub fn all(options: &Options) -> Vec<Malformed> {
         index_without_type(options),
         unknown_relationship(options),
         unreadable_opening_date(options),
+        nested_too_deeply(options),
+        object_as_date(options),
     ]
 }
 
@@ -144,6 +146,43 @@ pub fn unreadable_opening_date(options: &Options) -> Malformed {
                 .child(Element::leaf("date_opened", "some day")),
         )
     })
+}
+
+/// XML that may be taken, of a Couch document with more levels than a JSON parser takes.
+pub fn nested_too_deeply(options: &Options) -> Malformed {
+    malformed(options, "200 levels", 14, Outcome::Refused, |form| {
+        let innermost = Element::leaf("g", "1");
+        let nested = (0..200).fold(innermost, |inner, _| Element::new("g").child(inner));
+        form.questions.push(nested);
+    })
+}
+
+/// An object in place of the date by which the view lists the form.
+pub fn object_as_date(options: &Options) -> Malformed {
+    let mut malformed = malformed(options, "object as date", 15, Outcome::Refused, |_| {});
+    malformed.docs[0]["received_on"] = json!({"a": 1});
+    malformed
+}
+
+/// Documents whose ids no database can hold or index: a form and a case of 3,000 letters, and a form with U+0000.
+pub fn unusable_ids(options: &Options) -> Vec<Value> {
+    let long = |seed: u64| -> String {
+        let letter = |place: u64| char::from(b'a' + u8::try_from(mix(seed, place) % 26).unwrap_or(0));
+        (0..3000).map(letter).collect()
+    };
+    let form = malformed(options, "unusable id", 16, Outcome::Refused, |_| {})
+        .docs
+        .remove(0);
+    let with_id = |id: String| {
+        let mut doc = form.clone();
+        doc["_id"] = Value::String(id);
+        doc
+    };
+    vec![
+        with_id(long(1)),
+        with_id("with\0zero".to_owned()),
+        json!({"_id": long(2), "doc_type": "CommCareCase", "domain": options.domain, "opened_on": "2019-03-02T08:15:00Z"}),
+    ]
 }
 
 /// A sound form of another domain in the same database.

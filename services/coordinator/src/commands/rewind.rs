@@ -14,7 +14,7 @@ use state::scan::{Cursor, form_scan};
 use super::{HeldDomain, migration_of};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::driver::scanned_page;
+use crate::driver::{ids, scanned_page};
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Situation, allow};
 
@@ -192,7 +192,7 @@ async fn back_over_cases(
             let mut place = before;
             if let Some(previous) = first.checked_sub(1).and_then(|index| forms.get(index)) {
                 place.after_key = Some(previous.key.clone());
-                place.after_id = Some(previous.id.clone());
+                place.after_id = Some(ids::for_cursor(&previous.id));
             }
             place.complete = false;
             place.scanned = present.scanned;
@@ -218,10 +218,11 @@ async fn page(
     let page = scanned_page(context, domain, DocType::XFormInstance, cursor, end).await?;
     if let Some(last) = page.cursor() {
         cursor.after_key = Some(last.key.to_string());
-        cursor.after_id = Some(last.id);
+        cursor.after_id = Some(ids::for_cursor(&last.id));
     }
     cursor.complete = page.end;
-    let ids: Vec<String> = page.rows.iter().map(|row| row.id.clone()).collect();
+    let usable = page.rows.iter().filter(|row| ids::is_usable(&row.id));
+    let ids: Vec<String> = usable.map(|row| row.id.clone()).collect();
     let cases = context.state.cases_of_forms(id, &ids).await?;
     let scanned = page.rows.into_iter().map(|row| Scanned {
         cases: cases.get(&row.id).copied().unwrap_or(0),

@@ -12,7 +12,7 @@ use state::follow::{ChangedDoc, FeedLease};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Step};
+use super::{Driver, Step, ids};
 use crate::context::Context;
 use crate::failure::Result;
 
@@ -185,9 +185,10 @@ async fn read_page(context: &Context, lease: &mut FeedLease) -> Result<bool> {
     Ok(at_end)
 }
 
-/// A change as it concerns the domains; none for the database's own documents.
+/// A change as it concerns the domains; none for the database's own documents, and for those that no stage can take: the look
+/// at all documents lists them.
 pub(super) fn changed(change: Change<Header>) -> Option<ChangedDoc> {
-    if change.id.starts_with("_design/") {
+    if change.id.starts_with("_design/") || !ids::is_usable(&change.id) {
         return None;
     }
     let text = |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
@@ -265,5 +266,10 @@ mod tests {
             ..change(json!({}), false)
         };
         assert_eq!(changed(design), None);
+        let unusable = Change {
+            id: "a\0b".to_owned(),
+            ..change(json!({"domain": "d", "doc_type": "XFormInstance"}), false)
+        };
+        assert_eq!(changed(unusable), None);
     }
 }

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use proto::doctype::DocType;
-use serde_json::{Value, json};
+use serde_json::Value;
 use state::pace::{Pace, Work};
 use state::scan::{Cursor, form_scan};
 use state::{Migration, Status};
 
 use super::scan::{DESIGN, VIEW, staged_types};
-use super::{Driver, Interruption, Step, couch_counts, scan_page_after};
+use super::{Driver, Interruption, Step, all_of, couch_counts, scan_page_after};
 use crate::context::Context;
 use crate::failure::Result;
 use crate::forecast::Left;
@@ -102,12 +102,12 @@ async fn documents_after(context: &Context, migration: &Migration, doc_type: Doc
     if first.end {
         return Ok(i64::try_from(first.rows.len()).unwrap_or(i64::MAX));
     }
+    let (first_key, end) = all_of(domain.as_str(), doc_type);
     let start = cursor
         .after_key
         .as_deref()
         .and_then(|key| serde_json::from_str::<Value>(key).ok())
-        .unwrap_or_else(|| json!([domain.as_str(), doc_type.as_str()]));
-    let end = json!([domain.as_str(), doc_type.as_str(), {}]);
+        .unwrap_or(first_key);
     let reduced = context
         .forms_db
         .view_count(DESIGN, VIEW, Some(&start), Some(&end))

@@ -61,6 +61,30 @@ impl Range {
     }
 }
 
+/// Greater than whatever a document may have in place of its date: `{}` is only the least of the objects.
+pub(super) fn above_all_dates() -> Value {
+    json!({"\u{fff0}": {}})
+}
+
+/// The first and the last key of all documents of a type.
+pub(crate) fn all_of(domain: &str, doc_type: DocType) -> (Value, Value) {
+    (
+        json!([domain, doc_type.as_str()]),
+        json!([domain, doc_type.as_str(), above_all_dates()]),
+    )
+}
+
+/// Whether a scan that stands at a key is past the end of its range: the cut-off of an earlier run may have been later, or
+/// there was none. Couch refuses to be asked for such a range.
+pub(super) fn is_past(key: &Value, end_key: &Value) -> bool {
+    match (key.get(2), end_key.get(2)) {
+        (Some(Value::String(date)), Some(Value::String(end))) => date > end,
+        // Arrays and objects come after all texts.
+        (Some(Value::Array(_) | Value::Object(_)), Some(Value::String(_))) => true,
+        _ => false,
+    }
+}
+
 /// The first key of a range in the view. The view's keys have three elements, so that the fourth leaves out what is exactly
 /// at the place where the range before ended.
 pub(super) fn start_key(domain: &str, doc_type: DocType, range: &Range) -> Value {
@@ -83,7 +107,7 @@ pub(super) fn end_key(domain: &str, doc_type: DocType, range: &Range, cutoff: Op
         (to, cutoff) => to.clone().or(cutoff),
     };
     Some(end.map_or_else(
-        || json!([domain, doc_type.as_str(), {}]),
+        || json!([domain, doc_type.as_str(), above_all_dates()]),
         |end| json!([domain, doc_type.as_str(), end]),
     ))
 }
@@ -180,7 +204,28 @@ mod tests {
         assert_eq!(end_key("d", kind, &Range::parse("2019.."), Some(cutoff)), None);
         let whole = Range::default();
         assert_eq!(start_key("d", kind, &whole), json!(["d", "XFormError"]));
-        assert_eq!(end_key("d", kind, &whole, None), Some(json!(["d", "XFormError", {}])));
+        let (first, last) = all_of("d", kind);
+        assert_eq!(start_key("d", kind, &whole), first);
+        assert_eq!(end_key("d", kind, &whole, None), Some(last));
+    }
+
+    #[test]
+    fn a_scan_may_stand_past_the_end_of_its_range() {
+        let end = json!(["d", "XFormInstance", "2018-01-01T00:00:00.000000Z"]);
+        for (date, past) in [
+            (Value::Null, false),
+            (json!(7), false),
+            (json!("2017-12-31T23:59:59.000000Z"), false),
+            (json!("2018-01-01T00:00:00.000000Z"), false),
+            (json!("2018-01-01T00:00:00Z"), true),
+            (json!("2030-05-01T00:00:00.000000Z"), true),
+            (json!(["2017"]), true),
+            (json!({"a": 1}), true),
+        ] {
+            let key = json!(["d", "XFormInstance", date]);
+            assert_eq!(is_past(&key, &end), past, "{key}");
+            assert!(!is_past(&key, &all_of("d", DocType::XFormInstance).1), "{key}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use state::scan::{Cursor, form_scan};
 
 use super::scan::{advance, staged_types};
-use super::{Driver, Step, scanned_page};
+use super::{Driver, Step, ids, scanned_page};
 
 /// What did not agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,8 @@ async fn documents(driver: &Driver, doc_type: DocType) -> Step<usize> {
         driver.pause(std::time::Duration::ZERO).await?;
         let page = scanned_page(context, &driver.migration.domain, doc_type, &cursor, &end).await?;
         advance(&mut cursor, &page);
-        let ids: Vec<String> = page.rows.into_iter().map(|row| row.id).collect();
+        let ids = page.rows.into_iter().map(|row| row.id).filter(|id| ids::is_usable(id));
+        let ids: Vec<String> = ids.collect();
         let lost = if doc_type.is_form() {
             let present = context.target.existing_forms(&ids).await?;
             let mut done = state.on_record_as_done(driver.migration.id, &ids).await?;

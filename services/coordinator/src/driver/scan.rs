@@ -8,7 +8,7 @@ use state::StateError;
 use state::scan::{Cursor, form_scan};
 
 use super::ranges::{self, Range};
-use super::{Driver, Step};
+use super::{Driver, Step, ids};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -22,7 +22,7 @@ pub(super) fn staged_types() -> impl Iterator<Item = DocType> {
     DocType::FORMS.into_iter().chain([DocType::CommCareCaseDeleted])
 }
 
-/// A page request of the domain's documents of one type, up to a cut-off if there is one.
+/// A page request of the domain's documents of one type, up to a cut-off if there is one; none when nothing can be left.
 ///
 /// The view's date is the document's own text. The cut-off is compared with it as text, which is right for the dates that HQ
 /// writes; null comes before it, and whatever sorts after it waits for the last run, which has no cut-off.
@@ -40,10 +40,16 @@ fn page_of(
     let after = match (&cursor.after_key, &cursor.after_id) {
         (Some(key), Some(id)) => Some(ViewCursor {
             key: serde_json::from_str(key).map_err(|_| StateError::Corrupt("scan cursor"))?,
-            id: id.clone(),
+            id: ids::of_cursor(id).ok_or(StateError::Corrupt("scan cursor"))?,
         }),
         _ => None,
     };
+    if after
+        .as_ref()
+        .is_some_and(|after| ranges::is_past(&after.key, &end_key))
+    {
+        return Ok(None);
+    }
     Ok(Some(ViewPage {
         design: DESIGN.to_owned(),
         view: VIEW.to_owned(),
@@ -56,7 +62,7 @@ fn page_of(
 
 impl Driver {
     /// The next page of ids of the domain's documents of a type in a range, up to the run's cut-off. The cursor moves behind
-    /// it; the caller records both together.
+    /// it; the caller records both together. Ids that the databases cannot take go on record here, and no further.
     pub(super) async fn page(&self, doc_type: DocType, range: &Range, cursor: &mut Cursor) -> Step<Vec<String>> {
         self.page_until(doc_type, range, cursor, self.cutoff).await
     }
@@ -77,7 +83,13 @@ impl Driver {
         };
         let page = self.context.forms_db.view_page(&request).await?;
         advance(cursor, &page);
-        Ok(page.rows.into_iter().map(|row| row.id).collect())
+        let (usable, unusable): (Vec<String>, Vec<String>) = page
+            .rows
+            .into_iter()
+            .map(|row| row.id)
+            .partition(|id| ids::is_usable(id));
+        self.set_aside(doc_type, &unusable).await?;
+        Ok(usable)
     }
 }
 
@@ -112,7 +124,7 @@ pub async fn scan_page_after(
 pub(super) fn advance(cursor: &mut Cursor, page: &couch::Page) {
     if let Some(last) = page.cursor() {
         cursor.after_key = Some(last.key.to_string());
-        cursor.after_id = Some(last.id);
+        cursor.after_id = Some(ids::for_cursor(&last.id));
     }
     cursor.scanned += i64::try_from(page.rows.len()).unwrap_or(0);
     cursor.complete = page.end;

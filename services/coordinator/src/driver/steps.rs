@@ -5,12 +5,11 @@ use std::sync::Arc;
 use broker::Broker;
 use proto::doctype::DocType;
 use proto::ids::Domain;
-use serde_json::json;
 use state::Migration;
 use state::scan::Cursor;
 use tokio_util::sync::CancellationToken;
 
-use super::{DESIGN, Dispatcher, Driver, Interruption, Step, StopSignals, VIEW, scan};
+use super::{DESIGN, Dispatcher, Driver, Interruption, Step, StopSignals, VIEW, all_of, scan};
 use crate::commands::HeldDomain;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -80,8 +79,7 @@ pub async fn couch_counts(context: &Context, domain: &Domain) -> Result<Vec<(Doc
 /// # Errors
 /// Couch's.
 pub async fn couch_count(context: &Context, domain: &Domain, doc_type: DocType) -> Result<i64> {
-    let start = json!([domain.as_str(), doc_type.as_str()]);
-    let end = json!([domain.as_str(), doc_type.as_str(), {}]);
+    let (start, end) = all_of(domain.as_str(), doc_type);
     let reduced = context
         .forms_db
         .view_count(DESIGN, VIEW, Some(&start), Some(&end))

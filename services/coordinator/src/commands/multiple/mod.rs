@@ -19,12 +19,11 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use proto::doctype::DocType;
 use proto::ids::Domain;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::driver::{DESIGN, VIEW};
+use crate::driver::{DESIGN, VIEW, all_of};
 use crate::failure::{Exit, Failure, Result};
 
 pub use arguments::MultipleArgs;
@@ -209,8 +208,7 @@ fn eprintln_once(report: &mut Report, domain: &Domain, by: &str) {
 async fn sizes(context: &Arc<Context>, domains: Vec<Domain>) -> Vec<(Domain, Size)> {
     futures::stream::iter(domains)
         .map(|domain| async move {
-            let start = json!([domain.as_str(), DocType::XFormInstance.as_str()]);
-            let end = json!([domain.as_str(), DocType::XFormInstance.as_str(), {}]);
+            let (start, end) = all_of(domain.as_str(), DocType::XFormInstance);
             let counted = context
                 .forms_db
                 .view_count(DESIGN, VIEW, Some(&start), Some(&end))
