@@ -343,6 +343,8 @@ impl Driver {
             weight: i64::MAX,
             batches: settings.window * CUT_AHEAD,
         };
+        // Batches that an earlier command has left, of forms perhaps: no pass over pending cases would wait for them.
+        while !self.tick(Stage::Diff).await? {}
         // A comparison may ask for a replay in another order, and a second one to take that back.
         for _ in 0..=ORDER_REPLAYS {
             self.compare_pending(&limits).await?;
