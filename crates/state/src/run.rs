@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use proto::ids::Domain;
 use serde_json::Value;
-use sqlx::{Postgres, Row, Transaction};
+use sqlx::{PgExecutor, Postgres, Row, Transaction};
 use uuid::Uuid;
 
 use crate::lists::USUAL_WEIGHT;
@@ -220,20 +220,23 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn set_run_state(&self, run_id: i64, state: RunState, outcome: Option<&str>) -> Result<(), StateError> {
-        sqlx::query(
-            "update run set state = case when $2 = 'running' and state = 'stopping' then state else $2 end,
-                    outcome = coalesce($3, outcome),
-                    started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
-                    ended_at = case when $4 then now() end
-             where id = $1 and state in ('queued', 'running', 'stopping')",
-        )
-        .bind(run_id)
-        .bind(state.as_str())
-        .bind(outcome)
-        .bind(state.is_over())
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        put_state(&self.pool, run_id, state, outcome).await
+    }
+
+    /// As [`State::set_run_state`], by the run's driver, and only while it is that.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn end_run(
+        &self,
+        held: &DriverLease,
+        run_id: i64,
+        state: RunState,
+        outcome: &str,
+    ) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        put_state(&mut *tx, run_id, state, Some(outcome)).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Asks the open run of a migration to stop; false when there is none.
@@ -342,6 +345,28 @@ impl State {
             .await?;
         Ok(())
     }
+}
+
+async fn put_state(
+    executor: impl PgExecutor<'_>,
+    run_id: i64,
+    state: RunState,
+    outcome: Option<&str>,
+) -> Result<(), StateError> {
+    sqlx::query(
+        "update run set state = case when $2 = 'running' and state = 'stopping' then state else $2 end,
+                outcome = coalesce($3, outcome),
+                started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
+                ended_at = case when $4 then now() end
+         where id = $1 and state in ('queued', 'running', 'stopping')",
+    )
+    .bind(run_id)
+    .bind(state.as_str())
+    .bind(outcome)
+    .bind(state.is_over())
+    .execute(executor)
+    .await?;
+    Ok(())
 }
 
 pub(crate) async fn end_open_runs(

@@ -119,6 +119,10 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
         batches: 1,
     };
     let ids = strings(&["a"]);
+    let (run, _) = state
+        .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
+        .await
+        .unwrap();
     for (what, error) in [
         ("renew", state.renew_lease(first, LONG).await.err()),
         (
@@ -155,6 +159,14 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
                 .err(),
         ),
         ("abort", state.clear_commit(first).await.err()),
+        (
+            "end",
+            state.end_run(first, run.id, RunState::Failed, "lost").await.err(),
+        ),
+        (
+            "unusable",
+            state.record_unusable(first, DocType::XFormInstance, &ids).await.err(),
+        ),
     ] {
         let error = error.unwrap_or_else(|| panic!("{what} must be refused"));
         assert!(matches!(error, StateError::LostLease), "{what}: {error}");
@@ -163,6 +175,17 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
     assert_eq!((migration.status, migration.phase), (Status::NotStarted, Phase::Idle));
     assert_eq!(state.cursor(driven.id, &scan).await.unwrap(), Cursor::default());
+    assert_eq!(state.run(run.id).await.unwrap().state, RunState::Queued);
+    assert!(fixture.errors(&driven).await.is_empty());
+    state
+        .end_run(&second, run.id, RunState::Finished, "clean")
+        .await
+        .unwrap();
+    let ended = state.run(run.id).await.unwrap();
+    assert_eq!(
+        (ended.state, ended.outcome.as_deref()),
+        (RunState::Finished, Some("clean"))
+    );
     state.drop_lease(first).await.unwrap();
     state.renew_lease(&second, LONG).await.unwrap();
     state.drop_lease(&second).await.unwrap();

@@ -31,6 +31,7 @@ mod scan;
 mod second_chance;
 mod start;
 mod steps;
+mod stop_looks;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -43,7 +44,7 @@ use state::migration::DriverLease;
 use state::pace::Work;
 use state::run::{Run, RunState};
 use state::scan::{CutLimits, DIFF_PASS, REPLAY_PASS};
-use state::{Migration, Phase};
+use state::{Kind, Migration, Phase};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -55,6 +56,7 @@ use crate::failure::Result;
 
 use dispatch::Dispatcher;
 use interruption::{Interruption, Step};
+use stop_looks::StopLooks;
 
 pub use blob_check::check_blobs;
 pub use changed_since::{ChangedSince, changed_since};
@@ -108,6 +110,7 @@ pub struct Driver {
     signals: StopSignals,
     lost: CancellationToken,
     run_id: Option<i64>,
+    looks_for_stop: StopLooks,
     /// In a live migration: what is later is left for another run.
     cutoff: Option<DateTime<Utc>>,
     /// Errors of documents since then end the run.
@@ -148,6 +151,7 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         signals,
         lost,
         run_id: Some(run.id),
+        looks_for_stop: StopLooks::default(),
         cutoff: None,
         errors_since: None,
         unmet_only: false,
@@ -164,44 +168,35 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     if let Some(reader) = driver.reader.take() {
         reader.stop().await;
     }
-    let driven = match ended {
-        Ok(outcome) => {
-            state.set_run_state(run.id, RunState::Finished, Some(&outcome)).await?;
-            Ok(Driven::Finished)
-        }
+    let (end, driven) = match ended {
+        Ok(outcome) => (Some((RunState::Finished, outcome)), Ok(Driven::Finished)),
         Err(Interruption::Operator) => {
-            state
-                .set_run_state(
-                    run.id,
-                    RunState::Stopped,
-                    Some("stopped by the operator; MIGRATE goes on from here"),
-                )
-                .await?;
-            Ok(Driven::Stopped)
+            let outcome = "stopped by the operator; MIGRATE goes on from here".to_owned();
+            (Some((RunState::Stopped, outcome)), Ok(Driven::Stopped))
         }
-        Err(Interruption::Shutdown) => Ok(Driven::LeftForOthers),
-        // A reset has ended the run already; another driver leads it otherwise.
-        Err(Interruption::LeaseLost) => Ok(Driven::LeftForOthers),
+        // Without a lease: a reset has ended the run already; another driver leads it otherwise.
+        Err(Interruption::Shutdown | Interruption::LeaseLost) => (None, Ok(Driven::LeftForOthers)),
         // Whoever takes the run up goes on with its commit.
-        Err(Interruption::Failed(failure)) if downtime::leaves_open(&failure) => Err(failure),
-        Err(Interruption::Failed(failure)) => {
-            state
-                .set_run_state(run.id, RunState::Failed, Some(&failure.to_string()))
-                .await?;
-            Err(failure)
-        }
+        Err(Interruption::Failed(failure)) if downtime::leaves_open(&failure) => (None, Err(failure)),
+        Err(Interruption::Failed(failure)) => (Some((RunState::Failed, failure.to_string())), Err(failure)),
         Err(Interruption::TooLong(why)) => match driver.back_to_live(run, &why).await {
-            Ok(outcome) => {
-                state.set_run_state(run.id, RunState::Failed, Some(&outcome)).await?;
-                Ok(Driven::Finished)
-            }
+            Ok(outcome) => (Some((RunState::Failed, outcome)), Ok(Driven::Finished)),
             // The run stays open: whoever takes it up goes on with the way back.
-            Err(failure) => Err(failure),
+            Err(failure) => (None, Err(failure)),
         },
+    };
+    let recorded = match end {
+        Some((ended, outcome)) => state.end_run(&lease, run.id, ended, &outcome).await,
+        None => Ok(()),
     };
     renewal.abort();
     state.drop_lease(&lease).await?;
-    driven
+    match recorded {
+        Ok(()) => driven,
+        // Another driver has taken the run up meanwhile: its end is not ours to tell.
+        Err(error) if error.kind() == Kind::Lost => Ok(Driven::LeftForOthers),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Driver {
@@ -292,6 +287,11 @@ impl Driver {
                     // A batch may have been inserted between the look and the end of the scan.
                     if self.tick(Stage::Form).await? {
                         return Ok(());
+                    }
+                } else if drained {
+                    tokio::select! {
+                        () = scanned.cancelled() => {}
+                        paused = self.pause(dispatch::TICK) => paused?,
                     }
                 }
             }
@@ -431,11 +431,12 @@ impl Driver {
         Ok(self.context.state.set_phase(&self.lease, phase).await?)
     }
 
-    /// Publishes what is due, and takes a short breath. Whether the stage has drained.
+    /// Publishes what is due. Takes a short breath while workers are at it. Whether the stage has drained.
     async fn tick(&self, stage: Stage) -> Step<bool> {
         let drained = self.dispatcher.tick(stage).await?;
         self.stop_on_error().await?;
-        self.pause(dispatch::TICK).await?;
+        self.pause(if drained { Duration::ZERO } else { dispatch::TICK })
+            .await?;
         Ok(drained)
     }
 
@@ -445,6 +446,7 @@ impl Driver {
             return Err(Interruption::LeaseLost);
         }
         if let Some(run_id) = self.run_id
+            && self.looks_for_stop.is_due()
             && let state = self.context.state.run(run_id).await?.state
             // One that is over was stopped by its operator before anybody drove it, or so it looked.
             && (state == RunState::Stopping || state.is_over())
