@@ -7,6 +7,7 @@
 mod blobs;
 mod commands;
 mod commit;
+mod compared_again;
 mod crashes;
 mod cutover;
 mod damage;
