@@ -27,7 +27,7 @@ use super::{human, snapshot, unchanged};
 use crate::claim::Leased;
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
-use crate::driver::scan_page_after;
+use crate::driver::{ids, scan_page_after};
 use crate::failure::{Failure, Result};
 
 /// Forms of the list of late ones at most.
@@ -296,7 +296,8 @@ pub(super) async fn late_forms(context: &Context, migration: &Migration) -> Resu
     for doc_type in DocType::FORMS {
         let cursor = context.state.cursor(migration.id, &form_scan(doc_type)).await?;
         let page = scan_page_after(context, &migration.domain, doc_type, &cursor, LATE_LISTED).await?;
-        late.extend(page.rows.into_iter().map(|row| (doc_type.as_str().to_owned(), row.id)));
+        let rows = page.rows.iter();
+        late.extend(rows.map(|row| (doc_type.as_str().to_owned(), ids::on_record(&row.id))));
     }
     Ok(late)
 }
