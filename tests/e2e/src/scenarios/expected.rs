@@ -34,6 +34,8 @@ pub(crate) struct Expected {
     pub(crate) status: Option<String>,
     /// Numbers by document type: `docs`, `diffs`, `missing`, `changes`.
     pub(crate) stats: Map<String, Value>,
+    /// How many cases wait to be compared.
+    pub(crate) pending: usize,
     /// Recorded differences.
     pub(crate) diffs: Vec<Record>,
     /// Recorded changes.

@@ -336,7 +336,7 @@ fn compare_stats(stats: &Value, expected: &Expected) -> Vec<String> {
         ("errors", expected.errors.len()),
         ("parked_batches", 0),
         ("cases_to_replay", 0),
-        ("pending_case_diffs", 0),
+        ("pending_case_diffs", expected.pending),
         ("patch_refusals", expected.not_patched.len()),
         ("patched_cases", patched_cases(expected)),
     ];

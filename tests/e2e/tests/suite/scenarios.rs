@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use e2e::scenarios;
 
 /// Every scenario of CommCare HQ's own tests of its migrator.
-const CATALOGUE: [&str; 93] = [
+const CATALOGUE: [&str; 97] = [
     // Restrictions and commands.
     "test_migration_blacklist",
     "test_migration_custom_report",
@@ -95,8 +95,12 @@ const CATALOGUE: [&str; 93] = [
     "test_casediff_form_lost_in_couch",
     "test_casediff_lacks_action_and_property",
     "test_casediff_lacks_create_form",
+    "test_casediff_live",
     "test_casediff_only_form_deleted",
     "test_casediff_order_of_forms",
+    "test_casediff_other_domain",
+    "test_casediff_pending",
+    "test_casediff_problem_form_of_a_lost_case",
     "test_diff",
     "test_diff_specific_case",
     // Patches.
