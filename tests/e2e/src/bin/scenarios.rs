@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use e2e::scenarios::{self, Verdict};
+use e2e::scenarios::{self, Report, Verdict};
 
 /// Runs the scenarios of tests/scenarios in one run through the real services.
 #[derive(Debug, Parser)]
@@ -30,12 +30,21 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let is_meant = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
     let mut folders = scenarios::all()?;
-    if !arguments.only.is_empty() {
-        folders.retain(|folder| arguments.only.iter().any(|part| folder.name.contains(part)));
-    }
-    ensure!(!folders.is_empty(), "no scenario has such a name");
-    let report = scenarios::run(folders).await?;
+    folders.retain(|folder| is_meant(&folder.name));
+    let mut elsewhere = scenarios::elsewhere()?;
+    elsewhere.retain(|scenario| is_meant(&scenario.name));
+    ensure!(
+        !folders.is_empty() || !elsewhere.is_empty(),
+        "no scenario has such a name"
+    );
+    let mut report = if folders.is_empty() {
+        Report::default()
+    } else {
+        scenarios::run(folders).await?
+    };
+    report.add_elsewhere(&elsewhere);
     print!("{}", report.table(arguments.verbose));
     println!("{}", report.summary());
     Ok(if report.count(Verdict::Failed) == 0 {

@@ -14,6 +14,7 @@
 mod changes;
 mod commands;
 mod compare;
+mod elsewhere;
 mod expected;
 mod folder;
 mod input;
@@ -22,6 +23,7 @@ mod patches;
 mod rows;
 mod runner;
 
+pub use elsewhere::{Elsewhere, Place, elsewhere};
 pub use folder::{Folder, Outcome, all, home};
 pub use outcome::{Report, Verdict};
 pub use runner::{AT_A_TIME, run};

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::elsewhere::{Elsewhere, Place};
 use super::folder::Folder;
 
 /// What came of a scenario.
@@ -14,6 +15,8 @@ pub enum Verdict {
     Partly,
     /// Something is not as expected.
     Failed,
+    /// A test of its own is about it, which does not run with these.
+    ByTest,
     /// It cannot apply here.
     NotApplicable,
 }
@@ -25,6 +28,7 @@ impl Verdict {
             Self::Ok => "ok",
             Self::Partly => "partly",
             Self::Failed => "failed",
+            Self::ByTest => "by test",
             Self::NotApplicable => "not applicable",
         }
     }
@@ -79,6 +83,27 @@ impl Report {
             took,
             open: described.open.is_some(),
         });
+    }
+
+    /// Adds scenarios that are tested elsewhere; those that another folder plays are told by that.
+    pub fn add_elsewhere(&mut self, list: &[Elsewhere]) {
+        for scenario in list {
+            let (verdict, reason) = match &scenario.place {
+                Place::Folder(_) => continue,
+                Place::Test(test) => (Verdict::ByTest, test),
+                Place::NotApplicable(why) => (Verdict::NotApplicable, why),
+            };
+            self.lines.push(Line {
+                name: scenario.name.clone(),
+                verdict,
+                outcome: "-",
+                reason: format!("{}: {reason}", scenario.what),
+                problems: Vec::new(),
+                took: Duration::ZERO,
+                open: false,
+            });
+        }
+        self.sort();
     }
 
     pub(crate) fn sort(&mut self) {
@@ -153,10 +178,11 @@ impl Report {
             format!(" failed={failed}")
         };
         format!(
-            "scenarios: {result} total={} ok={} partly={} not_applicable={}{failures} seconds={}",
+            "scenarios: {result} total={} ok={} partly={} by_test={} not_applicable={}{failures} seconds={}",
             self.lines.len(),
             self.count(Verdict::Ok),
             self.count(Verdict::Partly),
+            self.count(Verdict::ByTest),
             self.count(Verdict::NotApplicable),
             self.took.as_secs()
         )

@@ -117,6 +117,16 @@ const CATALOGUE: [&str; 97] = [
     "test_json2xml",
 ];
 
+/// Catalogues whose entries go by numbers, with how many there are.
+const NUMBERED: [(&str, usize); 6] = [
+    ("test_casediff_", 10),
+    ("test_casedifftool_", 20),
+    ("test_casepatch_", 7),
+    ("test_diffs_", 34),
+    ("test_rebuildcase_", 4),
+    ("test_statedb_", 21),
+];
+
 #[test]
 fn every_scenario_of_the_catalogue_has_its_folder() -> Result<()> {
     let folders: BTreeSet<String> = scenarios::all()?.into_iter().map(|folder| folder.name).collect();
@@ -128,6 +138,24 @@ fn every_scenario_of_the_catalogue_has_its_folder() -> Result<()> {
         .filter(|name| !is_ours(name) && !CATALOGUE.contains(&name.as_str()))
         .collect();
     ensure!(unknown.is_empty(), "in no catalogue: {unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_tested_elsewhere_is_there() -> Result<()> {
+    let list = scenarios::elsewhere()?;
+    for (catalogue, entries) in NUMBERED {
+        let numbers = list
+            .iter()
+            .filter(|scenario| scenario.name.starts_with(catalogue))
+            .count();
+        ensure!(numbers == entries, "{catalogue}: {numbers} of {entries}");
+    }
+    ensure!(list.len() == NUMBERED.iter().map(|(_, entries)| entries).sum::<usize>());
+    for scenario in &list {
+        let problem = scenario.problem()?;
+        ensure!(problem.is_none(), "{problem:?}");
+    }
     Ok(())
 }
 
