@@ -276,7 +276,6 @@ impl State {
             .execute(&mut *tx)
             .await?;
         for sql in [
-            "delete from doc_count where migration_id = $1 and kind = 'CommCareCase'",
             "delete from doc_diff where migration_id = $1 and kind = 'CommCareCase'",
             "delete from doc_change where migration_id = $1 and kind = 'CommCareCase'",
             "delete from ignored_diff where migration_id = $1 and kind = 'CommCareCase'",

@@ -66,15 +66,15 @@ impl State {
         row.map_or_else(|| Ok(Cursor::default()), |row| cursor_from(&row))
     }
 
-    /// Opens a scan again that had come to its end, without moving its cursor: whatever was added after it is found.
+    /// Opens scans again that had come to their end, without moving their cursors: whatever was added after them is found.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn reopen_scan(&self, held: &DriverLease, scan: &str) -> Result<(), StateError> {
+    pub async fn reopen_scans(&self, held: &DriverLease, scans: &[String]) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
-        sqlx::query("update scan_cursor set complete = false where migration_id = $1 and scan = $2")
+        sqlx::query("update scan_cursor set complete = false where migration_id = $1 and scan = any($2)")
             .bind(held.migration_id.0)
-            .bind(scan)
+            .bind(scans)
             .execute(&mut *tx)
             .await?;
         Ok(tx.commit().await?)

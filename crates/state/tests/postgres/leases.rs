@@ -148,7 +148,10 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
         ),
         ("cut", state.cut_case_batches(first, &limits).await.err()),
         ("cut diffs", state.cut_diff_batches(first, &limits).await.err()),
-        ("reopen", state.reopen_scan(first, &scan).await.err()),
+        (
+            "reopen",
+            state.reopen_scans(first, std::slice::from_ref(&scan)).await.err(),
+        ),
         ("restart", state.restart_scan(first, &scan).await.err()),
         ("requeue", state.requeue_failed(first, 10).await.err()),
         (

@@ -86,7 +86,8 @@ async fn a_scan_can_be_opened_again_at_its_end_or_sent_back_to_its_start() {
         .insert_scanned(&driven.lease, &scan, &done, DocType::XFormArchived, &[])
         .await
         .unwrap();
-    fixture.state.reopen_scan(&driven.lease, &scan).await.unwrap();
+    let scans = [scan.clone()];
+    fixture.state.reopen_scans(&driven.lease, &scans).await.unwrap();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), at("z", 9));
     fixture.state.restart_scan(&driven.lease, &scan).await.unwrap();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), Cursor::default());

@@ -40,6 +40,14 @@ pub(super) enum Depth {
     Revisions,
 }
 
+/// Whether Couch has enough documents of a type for several ranges. SQL has about as many: whatever it has, one range is
+/// right, and ranges of a small domain cost more than what is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Small,
+    Large,
+}
+
 /// What a look came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -53,9 +61,13 @@ pub(super) struct Seen {
 pub(super) async fn find(driver: &Driver, begin: Begin, depth: Depth) -> Step<Seen> {
     let mut seen = Seen::default();
     let mut parts = Vec::new();
+    let mut of_couch = Extent::Small;
     for look in Look::all() {
-        let (ranges, resumed) = begin_look(driver, look, begin).await?;
+        let (ranges, resumed) = begin_look(driver, look, begin, of_couch).await?;
         seen.resumed |= resumed;
+        if ranges.len() > 1 {
+            of_couch = Extent::Large;
+        }
         parts.extend(ranges.into_iter().map(|(range, cursor)| (look, range, cursor)));
     }
     seen.changed = stream::iter(parts)
@@ -70,7 +82,7 @@ pub(super) async fn find(driver: &Driver, begin: Begin, depth: Depth) -> Step<Se
 }
 
 /// The ranges of a look that are not at their end, and whether an earlier one goes on.
-async fn begin_look(driver: &Driver, look: Look, begin: Begin) -> Step<(Vec<(Range, Cursor)>, bool)> {
+async fn begin_look(driver: &Driver, look: Look, begin: Begin, of_couch: Extent) -> Step<(Vec<(Range, Cursor)>, bool)> {
     let state = &driver.context.state;
     if begin == Begin::WhereItStood {
         let stood = state.look(driver.migration.id, &look.name()).await?;
@@ -85,7 +97,10 @@ async fn begin_look(driver: &Driver, look: Look, begin: Begin) -> Step<(Vec<(Ran
     }
     let ranges = match look {
         Look::Couch(doc_type) => ranges::of_type(driver, doc_type).await?,
-        Look::SqlForms | Look::SqlCases => Range::of_ids(),
+        Look::SqlForms | Look::SqlCases => match of_couch {
+            Extent::Small => vec![Range::default()],
+            Extent::Large => Range::of_ids(),
+        },
     };
     let names: Vec<String> = ranges.iter().map(Range::name).collect();
     state.begin_look(&driver.lease, &look, &names).await?;

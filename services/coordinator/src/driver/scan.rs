@@ -132,14 +132,8 @@ pub(super) fn advance(cursor: &mut Cursor, page: &couch::Page) {
 
 /// Lets every scan look past its end again.
 pub(super) async fn reopen(driver: &Driver) -> Step<()> {
-    for doc_type in staged_types() {
-        driver
-            .context
-            .state
-            .reopen_scan(&driver.lease, &form_scan(doc_type))
-            .await?;
-    }
-    Ok(())
+    let scans: Vec<String> = staged_types().map(form_scan).collect();
+    Ok(driver.context.state.reopen_scans(&driver.lease, &scans).await?)
 }
 
 /// Scans all types, from where each scan stands.

@@ -9,6 +9,7 @@ use state::Migration;
 use state::scan::Cursor;
 use tokio_util::sync::CancellationToken;
 
+use super::stop_looks::StopLooks;
 use super::{DESIGN, Dispatcher, Driver, Interruption, Step, StopSignals, VIEW, all_of, scan};
 use crate::commands::HeldDomain;
 use crate::context::Context;
@@ -35,6 +36,7 @@ pub(super) async fn held_driver(
         signals,
         lost: CancellationToken::new(),
         run_id: None,
+        looks_for_stop: StopLooks::default(),
         cutoff: held.migration.live_cutoff,
         errors_since: None,
         unmet_only: false,

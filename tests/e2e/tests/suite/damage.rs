@@ -96,6 +96,7 @@ async fn seeded_damage_is_reported_exactly() -> Result<()> {
     }
     ensure!(output.stdout.contains("CommCareCase with diffs"), "{}", output.told());
     tools_find_the_same(&mut world, &reported).await?;
+    many_are_summed_up_and_each_is_printed_once(&mut world).await?;
     world.end()
 }
 
@@ -163,5 +164,56 @@ async fn tools_find_the_same(world: &mut World, reported: &[Reported]) -> Result
         on_record(world, &RECORDS).await? == before,
         "a removed rule gives back what it hid"
     );
+    Ok(())
+}
+
+/// More documents of one type than anybody reads: they are summed up, unless asked for; pages of any size print each once.
+async fn many_are_summed_up_and_each_is_printed_once(world: &mut World) -> Result<()> {
+    let diffs = r#"[{"type":"diff","path":["form","note"],"old_value":"a","new_value":"b"}]"#;
+    world
+        .state()
+        .execute(
+            "insert into doc_diff (migration_id, kind, doc_id, diffs)
+             select id, 'XFormDuplicate', 'many-' || to_char(n, 'FM0000'), $1 from migration, generate_series(1, 1500) n",
+            &[&diffs],
+        )
+        .await?;
+    let show = ["couch_sql_diff", "damaged", "show"];
+    let summary = world
+        .coordinator(&[&show[..], &["--select=XFormDuplicate"]].concat())
+        .await?
+        .ok();
+    ensure!(
+        summary.stdout.starts_with("1500 differences in 1500 documents\n")
+            && summary
+                .stdout
+                .contains("XFormDuplicate diff [form/note]: 1500 documents")
+            && summary.stdout.lines().count() < 20,
+        "{}",
+        summary.told()
+    );
+    for (flags, expected) in [
+        (&["--select=XFormDuplicate", "--csv", "--batch-size", "400"][..], 1500),
+        (&["--select=XFormDuplicate,HQSubmission", "--all", "-b", "499"], 1500),
+        (&["--select=XFormDuplicate:many-0007,many-1500", "--json"], 2),
+        (
+            &["--select=forms", "--path=form/note", "--diff-type=missing", "--json"],
+            0,
+        ),
+    ] {
+        let printed = world.coordinator(&[&show[..], flags].concat()).await?.ok();
+        let ids: Vec<&str> = printed
+            .stdout
+            .split(['"', ',', ' ', '\n'])
+            .filter(|word| word.starts_with("many-"))
+            .collect();
+        let each: BTreeSet<&str> = ids.iter().copied().collect();
+        ensure!(
+            (ids.len(), each.len()) == (expected, expected),
+            "{flags:?}: {} of {expected}, {} of them different",
+            ids.len(),
+            each.len()
+        );
+    }
     Ok(())
 }

@@ -18,8 +18,8 @@ use crate::failure::{Exit, Result};
 use crate::rules::{Command, Situation, allow};
 use crate::workers::Workforce;
 
-/// Cases that are printed at most when the comparison stops at a difference.
-const SHOWN: i64 = 20;
+/// Cases of the last batch that are counted at most when the comparison stops at the first of them.
+const COUNTED: i64 = 1000;
 
 /// Which cases to compare again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,15 +118,20 @@ pub(super) async fn run(
         Ended::Stopped => return Ok(Exit::Stopped),
         Ended::Done => {}
         Ended::AtFirst(since) => {
-            let found = context.state.cases_recorded_since(migration.id, since, SHOWN).await?;
+            let mut found = context.state.cases_recorded_since(migration.id, since, COUNTED).await?;
+            let others = found.len().saturating_sub(1);
+            found.truncate(1);
             for table in [RecordTable::Diffs, RecordTable::Changes] {
                 let filter = RecordFilter {
                     kinds: Vec::new(),
                     documents: found.clone(),
                 };
-                print_documents(context, &migration, table, &filter, SHOWN).await?;
+                print_documents(context, &migration, table, &filter, 1).await?;
             }
             println!("stopped at the first difference; `--select=pending` goes on");
+            if others > 0 {
+                println!("{others} more cases of its batch differ too; `show` prints them");
+            }
         }
     }
     let clean = stats::print_after_run(context, domain).await?;
