@@ -105,7 +105,11 @@ mod tests {
         assert_eq!(couch_date("+00:00Z"), None);
         assert!(is_couch_datetime_text("2015-08-04T18:25:56+00:00Z"));
         assert!(is_couch_datetime_text("2015-08-04T18:25:56.5Z"));
-        for text in ["2015-08-04T18:25:56.5+00:00Z", "2015-08-04T18:25:56+01:00Z", "2015-02-29T18:25:56+00:00Z"] {
+        for text in [
+            "2015-08-04T18:25:56.5+00:00Z",
+            "2015-08-04T18:25:56+01:00Z",
+            "2015-02-29T18:25:56+00:00Z",
+        ] {
             assert!(!is_couch_datetime_text(text), "{text}");
         }
     }

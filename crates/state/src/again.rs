@@ -10,7 +10,7 @@ use crate::batch::insert_batch;
 use crate::look::ONLY_IN_SQL;
 use crate::migration::DriverLease;
 use crate::revisions::rev_number;
-use crate::scan::{insert_case_states, lock_case_states, with_buckets};
+use crate::scan::{lock_case_states, with_buckets};
 use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
 
