@@ -37,7 +37,15 @@ async fn documents_that_are_not_as_they_were_migrated_or_compared_are_told() {
     let state = &fixture.state;
     let domain = driven.domain.as_str();
     fixture
-        .stage(&driven, &[("form", "1-a", &[]), ("edited", "1-a", &[]), ("lost", "1-a", &[]), ("moved", "1-a", &[])])
+        .stage(
+            &driven,
+            &[
+                ("form", "1-a", &[]),
+                ("edited", "1-a", &[]),
+                ("lost", "1-a", &[]),
+                ("moved", "1-a", &[]),
+            ],
+        )
         .await;
     let cases = ["case", "touched", "vanished"];
     state.request_diff(driven.id, Some(&strings(&cases))).await.unwrap();
@@ -69,7 +77,9 @@ async fn documents_that_are_not_as_they_were_migrated_or_compared_are_told() {
     ];
     assert_eq!(
         state.not_as_recorded(driven.id, &changes).await.unwrap(),
-        ["born", "buried", "edited", "lost", "moved", "new", "touched", "vanished"]
+        [
+            "born", "buried", "edited", "lost", "moved", "new", "touched", "vanished"
+        ]
     );
 }
 

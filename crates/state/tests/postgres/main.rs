@@ -4,6 +4,7 @@
 mod blob_changes;
 mod burials;
 mod cases;
+mod changed;
 mod claims;
 mod commits;
 mod contention;

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use proto::doctype::DocType;
-use serde_json::Value;
+use serde_json::{Value, json};
+use state::follow::Follow;
 use state::pace::{Pace, Work};
 use state::scan::{Cursor, form_scan};
 use state::{Migration, Status};
@@ -33,12 +34,18 @@ impl Driver {
                 documents: state.documents_done(self.migration.id, work).await? - before,
                 seconds: started.elapsed().as_secs_f64(),
             };
-            // A look that was broken off has looked at nobody knows how many.
-            if done.is_ok() || (counts_on && pace.documents > 0) {
+            // The rounds of a run that follows are many, and most have next to nothing to do: they would push out what says
+            // more. A look that was broken off has looked at nobody knows how many.
+            if self.says_enough(pace) && (done.is_ok() || (counts_on && pace.documents > 0)) {
                 state.record_pace(&self.lease, self.run_id, pace).await?;
             }
         }
         done
+    }
+
+    fn says_enough(&self, pace: Pace) -> bool {
+        let batch = i64::try_from(self.context.config.driver.form_batch).unwrap_or(i64::MAX);
+        !self.is_following || pace.documents >= batch
     }
 }
 
@@ -57,13 +64,21 @@ pub async fn left(context: &Context, migration: &Migration) -> Result<Left> {
         .sum();
     let wait = context.config.hq.cache_wait();
     let stopped = stopped_for(context, migration).await?;
+    let new = new_documents(context, migration).await? + state.documents_waiting(migration.id).await?;
+    let all = counts.iter().map(|(_, count)| count).sum();
+    // A finish that relies on the feed lists no cases, and looks up what has changed. Much of that is new.
+    let followed = state.following(migration.id).await?.filter(Follow::is_whole);
+    let (documents, listed, looked_up) = match followed {
+        Some(follow) => (new.max(follow.waiting), 0, follow.waiting.min(all)),
+        // Those of Couch, and those of SQL: what is not the same is a difference, and rare.
+        None => (new, 2 * cases, all),
+    };
     Ok(Left {
-        documents: new_documents(context, migration).await? + state.documents_waiting(migration.id).await?,
+        documents,
         dirty,
         pending,
-        // Those of Couch, and those of SQL: what is not the same is a difference, and rare.
-        listed: 2 * cases,
-        looked_up: counts.iter().map(|(_, count)| count).sum(),
+        listed,
+        looked_up,
         cases_per_document: state.cases_per_document(migration.id).await?,
         settle: wait.saturating_sub(stopped.unwrap_or_default()),
         commit: wait,

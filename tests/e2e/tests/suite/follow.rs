@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use couch_standin::{Action, FaultRule, OpKind, Predicate};
-use e2e::environment;
 use e2e::program::{RunningCommand, Signal};
 use e2e::settings::Settings;
 use e2e::soak::Soak;
-use e2e::source::SourceKind;
 use e2e::submissions::{Kind, Submissions, Write};
 use e2e::world::{Options, World};
 use generator::GeneratedDomain;
@@ -201,31 +199,6 @@ async fn one_reader_serves_all_followed_domains_and_another_takes_over() -> Resu
         assert_clean(&world.stats(name).await?, &generated.model)?;
         world.assert_same_rows(name, &generated.model).await?;
     }
-    world.end()
-}
-
-/// Another server with other sequences, and with a word of its own on when a database was made.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_domain_on_pouchdb_server_is_followed() -> Result<()> {
-    let generated = domain("followed", 200);
-    let options = Options {
-        source: SourceKind::Server(environment::pouchdb()?),
-        ..Options::in_process()
-    };
-    let mut world = World::start(options.with("live.follow_pause", "\"200ms\"")).await?;
-    let writes = load(&world, &generated, 60).await?;
-    let (early, late) = writes.split_at(writes.len() / 2);
-    let command = begin(&mut world)?;
-    following(&world).await?;
-    write(&world, early).await?;
-    followed_up(&world).await?;
-    write(&world, late).await?;
-    let finish = world.domain("followed", "MIGRATE", &["--finish"]).await?.ok();
-    ensure!(finish.stdout.contains("clean"), "{}", finish.told());
-    command.end(PATIENCE).await?.ended_with(130);
-    assert_clean(&world.stats("followed").await?, &generated.model)?;
-    world.assert_same_rows("followed", &generated.model).await?;
-    world.domain("followed", "COMMIT", &[]).await?.ok();
     world.end()
 }
 
