@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use proto::doctype::DocType;
 use sqlx::{Postgres, Transaction};
 
 use crate::StateError;
@@ -21,12 +22,12 @@ pub(crate) struct Overtaken<'a> {
 
 /// Documents of the results of which somebody has read a newer revision, or that somebody has begun to write or bury after
 /// us: theirs is the outcome that counts. The rows stay locked until the transaction ends: a newer revision that begins
-/// meanwhile waits, and then finds what we staged. `again` are documents that are looked at again whatever is found here.
+/// meanwhile waits, and then finds what we staged. `outlived` are documents that are looked at again whatever is found here.
 pub(crate) async fn overtaken<'a>(
     tx: &mut Transaction<'_, Postgres>,
     claim: &Claim,
     results: &'a FormResults,
-    mut again: Vec<String>,
+    outlived: Vec<String>,
 ) -> Result<Overtaken<'a>, StateError> {
     let forms = results
         .forms
@@ -54,6 +55,9 @@ pub(crate) async fn overtaken<'a>(
     .bind(read.keys().copied().chain(gone).collect::<Vec<_>>())
     .fetch_all(&mut **tx)
     .await?;
+    // A patch is not a document of Couch: its next attempt begins at the case.
+    let is_of_couch = claim.doc_type != DocType::CommCareCase;
+    let mut again = if is_of_couch { outlived } else { Vec::new() };
     let mut newer = HashSet::new();
     let mut last_begun: HashMap<&str, i64> = HashMap::with_capacity(newest.len());
     for (doc_id, number, newest_rev, last, deleted, has_failed) in &newest {
@@ -64,7 +68,7 @@ pub(crate) async fn overtaken<'a>(
         if (*number, newest_rev.as_str()) > (rev_number(rev), *rev) || begun.is_some_and(|begun| begun < *last) {
             newer.insert(*id);
             // We may have written the row after it was to be removed, since the document is gone or fails as it is now.
-            if (*deleted || *has_failed) && begun.is_some() {
+            if (*deleted || (*has_failed && is_of_couch)) && begun.is_some() {
                 again.push(doc_id.clone());
             }
         }
