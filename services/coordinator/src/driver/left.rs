@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proto::doctype::DocType;
-use serde_json::{Value, json};
+use serde_json::Value;
 use state::follow::Follow;
 use state::pace::{Pace, Work};
 use state::scan::{Cursor, form_scan};
