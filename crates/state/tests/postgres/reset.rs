@@ -160,6 +160,10 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         .unwrap();
     for sql in [
         "insert into patched_case (migration_id, case_id) values ($1, 'a')",
+        "with feed as (insert into change_feed (source, identity, seq) values ('s', 'i', '0')
+                      on conflict (source) do update set seq = '0' returning source)
+         insert into followed (migration_id, source) select $1, source from feed",
+        "insert into changed_doc (migration_id, doc_id, doc_type) values ($1, 'f', 'XFormInstance')",
         "insert into case_order (migration_id, bucket, case_id, standing, digest) values ($1, 0, 'a', 'kept', '')",
         "insert into patch_form (migration_id, form_id, case_id, record) values ($1, 'p', 'a', 'changes')",
         "insert into patch_refusal (migration_id, doc_id, record, kind, code, message) values ($1, 'a', 'changes', 'k', 'c', 'm')",

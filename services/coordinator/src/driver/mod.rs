@@ -235,6 +235,8 @@ impl Driver {
         if order.case_diff == CaseDiff::Patch {
             second_chance::requeue(self, &Forms::Missing).await?;
             self.scan_and_replay().await?;
+            // Cases that a form has now made are missing no longer, and need no patch.
+            missing::recheck(self).await?;
             self.phase(Phase::Diff).await?;
             self.diff_pending().await?;
             self.phase(Phase::Patch).await?;
