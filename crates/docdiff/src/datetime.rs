@@ -98,9 +98,10 @@ mod tests {
 
     #[test]
     fn a_doubled_zone_is_read_as_one() {
-        let expected = "2015-08-04T18:25:56Z".parse::<DateTime<Utc>>().unwrap();
-        assert_eq!(couch_date("2015-08-04T18:25:56+00:00Z"), Some(expected));
-        assert_eq!(couch_date("2015-08-04T23:55:56+05:30"), Some(expected));
+        let expected = DateTime::from_timestamp(1_438_712_756, 0);
+        assert!(expected.is_some());
+        assert_eq!(couch_date("2015-08-04T18:25:56+00:00Z"), expected);
+        assert_eq!(couch_date("2015-08-04T23:55:56+05:30"), expected);
         assert_eq!(couch_date("2015-08-04"), None);
         assert_eq!(couch_date("+00:00Z"), None);
         assert!(is_couch_datetime_text("2015-08-04T18:25:56+00:00Z"));

@@ -12,7 +12,7 @@
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone; [`unusable`]: documents that no stage can take.
 //! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
-//! * [`follow`]: what a followed domain takes of the changes of its source; [`feed`]: the feed as its one reader sees it.
+//! * [`follow`]: what a followed domain takes of the changes of its source; module `feed`: the feed as its one reader sees it.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
 //! * [`stats`]: what the operator is shown; [`records`]: recorded differences as they are selected;
 //!   [`report`]: what a report tells beside that. [`pace`]: how fast the work goes.

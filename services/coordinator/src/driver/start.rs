@@ -84,13 +84,13 @@ impl Driver {
                 context
                     .target
                     .set_started(&claim, domain, HqStatus::DryRun, now)
-                    .await?
+                    .await?;
             }
             _ => {
                 context
                     .target
                     .set_started(&claim, domain, HqStatus::InProgress, now)
-                    .await?
+                    .await?;
             }
         }
         context.tell_hq(domain).await
