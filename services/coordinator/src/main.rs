@@ -9,6 +9,10 @@ use coordinator::failure::Failure;
 use coordinator::misuse;
 use service::process;
 
+/// Gives freed memory back whichever thread it came from: what a process holds follows what it works on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     if let Some(complaint) = misuse::complaint(&matches) {
