@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::cases::FormState;
+
 /// Forms that the recorded differences of a case name as applied in Couch only.
 ///
 /// They are the ids that only Couch lists (`xform_ids`), those of the form check (`?`), and the form that last changed a
-/// ledger which only Couch has. A form whose document is gone is not among them: there is nothing to migrate.
+/// ledger which only Couch has. A form of which nothing is left is not among them: there is nothing to migrate.
 pub fn forms_in_doubt(diffs: &Value) -> BTreeSet<String> {
     diffs.as_array().into_iter().flatten().flat_map(named_forms).collect()
 }
@@ -34,7 +36,7 @@ fn named_forms(diff: &Value) -> Vec<String> {
     } else if is_path(path, &["?"]) {
         let forms = old["forms"].as_object().into_iter().flatten();
         forms
-            .filter(|(_, state)| *state == "present")
+            .filter(|(_, state)| *state != FormState::Missing.as_str())
             .map(|(id, _)| id.clone())
             .collect()
     } else if is_path(ledger_path, &["*"]) {
@@ -73,7 +75,7 @@ mod tests {
             {"type": "missing", "path": ["xform_ids", "[*]"], "old_value": "i"},
         ]);
         let found: Vec<String> = forms_in_doubt(&diffs).into_iter().collect();
-        assert_eq!(found, ["a", "b", "c", "f"]);
+        assert_eq!(found, ["a", "b", "c", "e", "f"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! * `columns`: which column comes from which key of the document.
 //! * `dates`: the date-times that Couch documents hold.
 //! * `ledgers`: the ledger instructions join what the case blocks do.
+//! * `lost_form`: forms that Couch has lost, made of their XML.
 //! * `lost_xml`: XML for forms that have lost theirs.
 //! * `swapped`: forms that replaced a duplicate, and how their documents are mended.
 //! * `system_action`: forms that tell of what HQ did to other documents.
@@ -20,6 +21,7 @@
 mod columns;
 pub mod dates;
 mod ledgers;
+mod lost_form;
 mod lost_xml;
 mod swapped;
 mod system_action;
@@ -33,6 +35,7 @@ use proto::rows::FormBundle;
 use serde_json::{Map, Value};
 use xform::LedgerBlocks;
 
+pub use lost_form::{complete_lost_form, lost_form};
 pub use lost_xml::{XmlSource, restore_xml};
 pub use swapped::{OPERATION_PREFIX, REPLACED_PREFIX, repaired, replaced_form};
 pub use system_action::{ActionFault, SYSTEM_ACTION_XMLNS, SystemAction, system_action};
@@ -122,6 +125,9 @@ pub enum FormFailure {
     /// `form.xml` is nowhere to be found, and nothing can be made in its place.
     #[error("the form has lost its form.xml, and it cannot be rebuilt: {0}")]
     NoXml(#[source] xform::RoundtripError),
+    /// The XML of a form that Couch has lost names another form.
+    #[error("Couch has lost the form, and the XML that is kept for it says that it is another form's")]
+    OtherForm,
     /// A system action that cannot be understood.
     #[error("the form holds a system action that cannot be understood: {0}")]
     SystemAction(#[source] ActionFault),
@@ -144,6 +150,7 @@ impl FormFailure {
             Self::Absent(_) => "C2S-2302",
             Self::Unexpected(_) => "C2S-2303",
             Self::NoXml(_) => "C2S-2304",
+            Self::OtherForm => "C2S-2393",
             Self::SystemAction(_) => "C2S-2309",
             Self::Xml(error) => error.code(),
             Self::Form(error) => error.code(),

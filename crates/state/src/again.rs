@@ -8,6 +8,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
 use crate::look::ONLY_IN_SQL;
+use crate::lost_forms::LOST_REV;
 use crate::migration::DriverLease;
 use crate::revisions::rev_number;
 use crate::scan::{lock_case_states, with_buckets};
@@ -143,14 +144,14 @@ impl State {
         Ok(revived.len())
     }
 
-    /// Ids of documents on record as there, in order, after an id. Patch forms are none of Couch's, and those that were begun
-    /// and never staged are what an attempt has left behind: nobody has them.
+    /// Ids of documents on record as there, in order, after an id. Patch forms and forms that were made of their XML are none
+    /// of Couch's. Patch forms that were begun and never staged are what an attempt has left behind: nobody has them.
     ///
     /// # Errors
     /// Database errors.
     pub async fn staged_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
         Ok(sqlx::query_scalar(
-            "select d.doc_id from doc_revision d where d.migration_id = $1 and d.doc_id > $2 and not d.deleted
+            "select d.doc_id from doc_revision d where d.migration_id = $1 and d.doc_id > $2 and not d.deleted and d.rev <> $4
                and not exists (select 1 from patch_form p
                                where p.migration_id = $1 and p.form_id = d.doc_id and p.staged)
              order by d.doc_id limit $3",
@@ -158,6 +159,7 @@ impl State {
         .bind(id.0)
         .bind(after)
         .bind(limit)
+        .bind(LOST_REV)
         .fetch_all(&self.pool)
         .await?)
     }

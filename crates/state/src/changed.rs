@@ -3,6 +3,7 @@
 use sqlx::Row;
 
 use crate::feed::ChangedDoc;
+use crate::lost_forms::LOST_REV;
 use crate::migration::{DriverLease, held_update};
 use crate::{MigrationId, State, StateError};
 
@@ -57,12 +58,12 @@ impl State {
     /// Database errors.
     pub async fn not_as_recorded(&self, id: MigrationId, docs: &[ChangedDoc]) -> Result<Vec<String>, StateError> {
         // A living case is what its forms make of it: only its comparison has its revision. One that was deleted, and every
-        // form, is on record with the revision that was written.
+        // form, is on record with the revision that was written. A form that was made of its XML is as it was while Couch has none.
         Ok(sqlx::query_scalar(
             "select i.doc_id
              from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[]) i(doc_id, rev, domain, doc_type, bucket)
              join migration m on m.id = $1
-             left join doc_revision d on d.migration_id = $1 and d.doc_id = i.doc_id and not d.deleted
+             left join doc_revision d on d.migration_id = $1 and d.doc_id = i.doc_id and not d.deleted and d.rev <> $7
              left join case_state s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.doc_id
              where case
                  when i.doc_type is null or i.domain is distinct from m.domain
@@ -79,6 +80,7 @@ impl State {
         .bind(docs.iter().map(|doc| doc.domain.as_deref()).collect::<Vec<_>>())
         .bind(docs.iter().map(|doc| doc.doc_type.map(|kind| kind.as_str())).collect::<Vec<_>>())
         .bind(docs.iter().map(|doc| proto::bucket::of(&doc.doc_id)).collect::<Vec<_>>())
+        .bind(LOST_REV)
         .fetch_all(&self.pool)
         .await?)
     }

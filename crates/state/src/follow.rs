@@ -12,6 +12,7 @@ use sqlx::{Postgres, Row, Transaction};
 
 use crate::batch::insert_batch;
 use crate::look::{ONLY_IN_SQL, record_only_in_sql};
+use crate::lost_forms::LOST_REV;
 use crate::migration::DriverLease;
 use crate::scan::{insert_case_states, lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
@@ -269,11 +270,13 @@ impl State {
         settle(&mut tx, held.migration_id, looked_at).await?;
         let left: Vec<(String, String)> = sqlx::query_as(
             "select coalesce(d.doc_type, $3), i.id from unnest($2::text[]) i(id)
-             left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id order by 2",
+             left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
+             where d.deleted or d.rev is distinct from $4 order by 2",
         )
         .bind(held.migration_id.0)
         .bind(forms)
         .bind(DocType::XFormInstance.as_str())
+        .bind(LOST_REV)
         .fetch_all(&mut *tx)
         .await?;
         let (kinds, ids): (Vec<&str>, Vec<&str>) = left.iter().map(|(kind, id)| (kind.as_str(), id.as_str())).unzip();

@@ -15,6 +15,7 @@ use crate::batch::{Claim, check_claim, finish_claim};
 use crate::blob_change::{BlobChange, record_blob_changes};
 use crate::burial::look_again;
 use crate::deleted_case;
+use crate::lost_forms;
 use crate::operator_rules::Ignored;
 use crate::outcome::record_outcomes;
 use crate::overtaken::{Overtaken, overtaken};
@@ -260,6 +261,7 @@ impl State {
             lock_case_states(&mut tx, claim.migration_id, &claim.ids).await?;
         }
         patch_outcome::forget(&mut tx, claim.migration_id, &buried).await?;
+        lost_forms::forget(&mut tx, claim.migration_id, &buried).await?;
         if claim.doc_type == DocType::CommCareCase {
             patch_outcome::finish(&mut tx, claim, &results.patches, &newer, &again).await?;
         } else {

@@ -29,7 +29,7 @@
 //!    holds, in a transaction that locks nothing after them but `doc_error`.
 //! 3. `scan_cursor`: the driver's alone.
 //! 4. `doc_revision`, by document (`revisions`): whoever decides about forms or copied cases. It guards what is staged of
-//!    the document, its verdict, its `patch_form`, its blob changes, and all that is recorded of a form.
+//!    the document, its verdict, its `patch_form` and `lost_form`, its blob changes, and all that is recorded of a form.
 //! 5. `case_state`, by bucket and case (`scan::lock_case_states`): whoever decides about cases. It guards the dirty rows that
 //!    were read, events and orders, refusals of patches, and all that is recorded of a case.
 //! 6. `patch_form`, by form, where somebody puts forms on record or takes them off.
@@ -59,6 +59,7 @@ pub mod form_stage;
 pub mod lists;
 mod live;
 pub mod look;
+pub mod lost_forms;
 pub mod migration;
 pub mod names;
 pub mod operator_rules;

@@ -8,7 +8,7 @@ use crate::run::end_open_runs;
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
-const PURGED: [&str; 26] = [
+const PURGED: [&str; 27] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
     "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
@@ -26,6 +26,7 @@ const PURGED: [&str; 26] = [
     "delete from problem_form where ctid = any(array(select ctid from problem_form where migration_id = $1 limit $2))",
     "delete from no_action_case_form where ctid = any(array(select ctid from no_action_case_form where migration_id = $1 limit $2))",
     "delete from forced_form where ctid = any(array(select ctid from forced_form where migration_id = $1 limit $2))",
+    "delete from lost_form where ctid = any(array(select ctid from lost_form where migration_id = $1 limit $2))",
     "delete from patch_form where ctid = any(array(select ctid from patch_form where migration_id = $1 limit $2))",
     "delete from patch_refusal where ctid = any(array(select ctid from patch_refusal where migration_id = $1 limit $2))",
     "delete from patched_case where ctid = any(array(select ctid from patched_case where migration_id = $1 limit $2))",

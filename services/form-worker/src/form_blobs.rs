@@ -13,6 +13,7 @@ use state::blob_change::BlobOrigin;
 use state::form_stage::FormResults;
 
 use crate::FormHandler;
+use crate::lost_form::NOTHING_LEFT;
 use crate::plan::{
     BlobPlan, BlobStanding, Candidate, NewMeta, XmlPlace, blob_plan, derived_key, duplicates, facts, is_foreign,
 };
@@ -163,6 +164,7 @@ impl FormHandler {
             Ok(()) => Ok(None),
             Err(Fault::Blobs(error)) => of_document(error).map(Some),
             Err(Fault::Form(failure)) => Ok(Some((failure.code(), chain(&failure)))),
+            Err(Fault::NothingLeft) => Ok(Some((NOTHING_LEFT.0, NOTHING_LEFT.1.to_owned()))),
         }
     }
 
@@ -186,6 +188,7 @@ impl FormHandler {
                     .await?;
                 (bytes, new)
             }
+            None if candidate.is_lost() => return Err(Fault::NothingLeft),
             None => {
                 let (xml, source) =
                     formmodel::restore_xml(candidate.doc_type, &candidate.document).map_err(Fault::Form)?;
@@ -328,6 +331,8 @@ impl FormHandler {
 enum Fault {
     Blobs(blobs::Error),
     Form(formmodel::FormFailure),
+    /// Neither a document nor XML.
+    NothingLeft,
 }
 
 impl From<blobs::Error> for Fault {

@@ -15,6 +15,7 @@
 //! and staged as if they had been documents.
 
 mod form_blobs;
+mod lost_form;
 mod patch_records;
 mod patches;
 mod plan;
@@ -130,10 +131,11 @@ impl BatchHandler for FormHandler {
         let mut bytes = 0;
         let known = self.state.writings(claim).await?;
         let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
+        let lost = self.state.lost_forms(claim).await?;
         let mut reader = self.forms_db.bounded_reader(READ_BYTES);
         let mut ids = claim.ids.as_slice();
         while !ids.is_empty() {
-            let read = self.read(claim, reader.next(ids).await?, &mut results).await?;
+            let read = self.read(claim, reader.next(ids).await?, &lost, &mut results).await?;
             ids = &ids[read.documents.min(ids.len())..];
             for part in in_parts(
                 read.candidates,

@@ -12,6 +12,7 @@ use proto::ids::Domain;
 use proto::rows::{BLOB_FORM_ATTACHMENT, BLOB_FORM_XML, BlobMetaRow};
 use serde_json::Value;
 use state::blob_change::BlobOrigin;
+use state::lost_forms::LOST_REV;
 use uuid::Uuid;
 
 /// Namespace of the blob keys that are derived here.
@@ -65,6 +66,11 @@ impl Candidate {
             treatment: Treatment::AsItSays,
             lacks_attachments: false,
         }
+    }
+
+    /// Couch has no document of it: this one is made of its XML.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.rev == LOST_REV
     }
 
     /// Bytes to count it by.

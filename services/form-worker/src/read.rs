@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use couch::{Fetched, Outcome};
 use proto::doctype::DocType;
 use proto::rows::BlobMetaRow;
@@ -11,6 +12,7 @@ use state::batch::Claim;
 use state::form_stage::{FailedDoc, FormResults};
 
 use crate::FormHandler;
+use crate::lost_form;
 use crate::plan::Candidate;
 
 /// Documents that were read together, without their blobs.
@@ -25,11 +27,12 @@ pub(crate) struct Read {
 
 impl FormHandler {
     /// Reads the blob metadata of these documents and what else is to be known of them. What cannot be migrated goes into
-    /// `results`.
+    /// `results`. `lost` are forms that are made of their XML where Couch has no document of them.
     pub(crate) async fn read(
         &self,
         claim: &Claim,
         fetched: Vec<Fetched>,
+        lost: &HashMap<String, Option<DateTime<Utc>>>,
         results: &mut FormResults,
     ) -> Result<Read, BatchFailure> {
         let documents = fetched.len();
@@ -43,7 +46,13 @@ impl FormHandler {
             let outcome = match document.outcome {
                 Outcome::Found(found) => classify(claim, &document.id, found),
                 // It vanished between the scan and now: there is nothing to migrate, and nothing is missing.
-                Outcome::Missing | Outcome::Deleted { .. } => Classified::Gone,
+                Outcome::Missing | Outcome::Deleted { .. } => match lost.get(&document.id) {
+                    None => Classified::Gone,
+                    Some(received_on) => {
+                        let rows = metas.get(&document.id).map_or(&[][..], Vec::as_slice);
+                        lost_form::classify(claim, &document.id, *received_on, rows)
+                    }
+                },
                 Outcome::Failed(error) => match error.kind() {
                     couch::ErrorKind::Document => {
                         Classified::Failed(failed(claim.doc_type, &document.id, None, error.code(), chain(&error)))

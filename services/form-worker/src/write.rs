@@ -109,14 +109,21 @@ impl FormHandler {
                 .into_iter()
                 .map(|mut candidate| {
                     let attachments = std::mem::take(&mut candidate.attachments);
-                    let form = formmodel::migrate(
-                        &domain,
-                        candidate.doc_type,
-                        &candidate.document,
-                        &candidate.xml,
-                        attachments,
-                        candidate.treatment,
-                    );
+                    let completed = if candidate.is_lost() {
+                        formmodel::complete_lost_form(&mut candidate.document, &candidate.xml)
+                    } else {
+                        Ok(())
+                    };
+                    let form = completed.and_then(|()| {
+                        formmodel::migrate(
+                            &domain,
+                            candidate.doc_type,
+                            &candidate.document,
+                            &candidate.xml,
+                            attachments,
+                            candidate.treatment,
+                        )
+                    });
                     (candidate, form)
                 })
                 .collect::<Vec<_>>()

@@ -20,6 +20,7 @@ mod forms;
 mod leases;
 mod lists;
 mod looks;
+mod lost_forms;
 mod model;
 mod named;
 mod operator_rules;

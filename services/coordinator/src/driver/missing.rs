@@ -157,8 +157,8 @@ async fn lacking_in_sql(driver: &Driver, doc_type: DocType, ids: Vec<String>) ->
         .collect())
 }
 
-/// A page of SQL's forms, on the shard that the cursor stands at: those that Couch lacks. Patch forms are SQL's own, if they
-/// are on record as such: whatever else looks like one is a form that Couch lacks.
+/// A page of SQL's forms, on the shard that the cursor stands at: those that Couch lacks. Patch forms and forms that were
+/// made of their XML are SQL's own, if they are on record as such: whatever else looks like one is a form that Couch lacks.
 async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -> Step<Vec<(String, String)>> {
     let places = sql_page(driver, range, cursor, async |shard, after, limit| {
         let (target, domain) = (&driver.context.target, &driver.migration.domain);
@@ -168,11 +168,9 @@ async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -
     .await?;
     let ids: Vec<&str> = places.iter().map(|form| form.form_id.as_str()).collect();
     let absent = absent(driver, &ids).await?;
-    let ours = driver
-        .context
-        .state
-        .patch_forms_among(driver.migration.id, &absent)
-        .await?;
+    let state = &driver.context.state;
+    let mut ours = state.patch_forms_among(driver.migration.id, &absent).await?;
+    ours.extend(state.lost_forms_among(driver.migration.id, &absent).await?);
     Ok(places
         .into_iter()
         .filter(|form| absent.contains(&form.form_id) && !ours.contains(&form.form_id))

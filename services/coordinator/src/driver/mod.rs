@@ -21,6 +21,7 @@ mod interruption;
 mod lease;
 mod left;
 mod looks;
+mod lost_forms;
 mod missing;
 mod missing_docs;
 mod on_error;

@@ -1,5 +1,5 @@
 //! A second chance for forms: those that an operator names, those that a recorded difference of a case puts in doubt, and
-//! those of cases that SQL lacks. Cases whose ledgers a duplicate form has changed in SQL are replayed: a replay makes
+//! those of cases that SQL lacks. Forms among them that Couch has lost are made of their XML, where there is any. Cases whose ledgers a duplicate form has changed in SQL are replayed: a replay makes
 //! ledgers of accepted forms only.
 
 use couch::{ErrorKind, Outcome};
@@ -8,11 +8,15 @@ use serde_json::Value;
 use state::StateError;
 use state::records::{RecordFilter, RecordTable};
 
+use super::lost_forms::{self, Named};
 use super::{Driver, Step};
 use crate::commands::migrate::Forms;
 
 /// Records of differences looked at at once.
 const PAGE: i64 = 500;
+
+/// Forms looked up in Couch at once.
+const ONE_LOOK: usize = 5000;
 
 /// JSON of cases read together.
 const MAX_BYTES: usize = 8 << 20;
@@ -23,7 +27,13 @@ pub(super) async fn requeue(driver: &Driver, forms: &Forms) -> Step<()> {
     let batch = driver.context.config.driver.form_batch;
     match forms {
         Forms::AsFound => {}
-        Forms::Ids(ids) => state.requeue_forms(&driver.lease, ids, false, batch).await?,
+        Forms::Ids(ids) => {
+            for part in ids.chunks(ONE_LOOK) {
+                let named: Vec<Named> = part.iter().map(|form_id| (None, form_id.clone())).collect();
+                lost_forms::record(driver, &named).await?;
+            }
+            state.requeue_forms(&driver.lease, ids, false, batch).await?;
+        }
         Forms::Missing => {
             requeue_forms_of_missing_cases(driver).await?;
             let of_cases = RecordFilter {
@@ -38,16 +48,15 @@ pub(super) async fn requeue(driver: &Driver, forms: &Forms) -> Step<()> {
                     .await?;
                 let Some(last) = records.last() else { break };
                 after = Some((last.kind.clone(), last.doc_id.clone()));
-                let (mut named, mut of_ledgers) = (Vec::new(), Vec::new());
+                let (mut named, mut of_ledgers): (Vec<Named>, _) = (Vec::new(), Vec::new());
                 for record in &records {
                     let diffs = serde_json::from_str(&record.diffs).map_err(|_| StateError::Corrupt("diffs"))?;
-                    named.extend(docdiff::forms_in_doubt(&diffs));
+                    let in_doubt = docdiff::forms_in_doubt(&diffs).into_iter();
+                    named.extend(in_doubt.map(|form_id| (Some(record.doc_id.clone()), form_id)));
                     let forms = docdiff::forms_of_sql_ledgers(&diffs);
                     of_ledgers.extend(forms.into_iter().map(|form_id| (record.doc_id.clone(), form_id)));
                 }
-                named.sort_unstable();
-                named.dedup();
-                state.requeue_forms(&driver.lease, &named, true, batch).await?;
+                requeue_named(driver, &named).await?;
                 let replayed = state.replay_cases_of_duplicates(&driver.lease, &of_ledgers).await?;
                 if replayed > 0 {
                     tracing::info!(
@@ -83,23 +92,37 @@ async fn requeue_forms_of_missing_cases(driver: &Driver) -> Step<()> {
             driver.pause(std::time::Duration::ZERO).await?;
             let read = reader.next(left).await?;
             left = &left[read.len()..];
-            let mut forms = Vec::new();
+            let mut named: Vec<Named> = Vec::new();
             for fetched in read {
                 match fetched.outcome {
-                    Outcome::Found(case) => forms.extend(forms_of(&case)),
+                    Outcome::Found(case) => {
+                        named.extend(forms_of(&case).map(|form_id| (Some(fetched.id.clone()), form_id)));
+                    }
                     // It stays on the list, and the look at the end of the run says what it is.
                     Outcome::Missing | Outcome::Deleted { .. } => {}
                     Outcome::Failed(error) if error.kind() == ErrorKind::Document => {}
                     Outcome::Failed(error) => return Err(error.into()),
                 }
             }
-            forms.sort_unstable();
-            forms.dedup();
-            state
-                .requeue_forms(&driver.lease, &forms, true, driver.context.config.driver.form_batch)
-                .await?;
+            requeue_named(driver, &named).await?;
         }
     }
+}
+
+/// Has forms migrated again that cases name: that proves that they were applied.
+async fn requeue_named(driver: &Driver, named: &[Named]) -> Step<()> {
+    for part in named.chunks(ONE_LOOK) {
+        lost_forms::record(driver, part).await?;
+    }
+    let mut form_ids: Vec<String> = named.iter().map(|(_, form_id)| form_id.clone()).collect();
+    form_ids.sort_unstable();
+    form_ids.dedup();
+    let batch = driver.context.config.driver.form_batch;
+    Ok(driver
+        .context
+        .state
+        .requeue_forms(&driver.lease, &form_ids, true, batch)
+        .await?)
 }
 
 fn forms_of(case: &Value) -> impl Iterator<Item = String> {
