@@ -145,8 +145,11 @@ impl State {
     /// Database errors.
     pub async fn patchable_after(&self, id: MigrationId, after: &str, limit: i64) -> Result<Vec<String>, StateError> {
         Ok(sqlx::query_scalar(
-            "select doc_id from doc_diff where migration_id = $1 and kind = 'CommCareCase' and doc_id > $2
-             union select doc_id from doc_change where migration_id = $1 and kind = 'CommCareCase' and doc_id > $2
+            "(select doc_id from doc_diff where migration_id = $1 and kind = 'CommCareCase' and doc_id > $2
+              order by doc_id limit $3)
+             union
+             (select doc_id from doc_change where migration_id = $1 and kind = 'CommCareCase' and doc_id > $2
+              order by doc_id limit $3)
              order by 1 limit $3",
         )
         .bind(id.0)
