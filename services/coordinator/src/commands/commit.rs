@@ -18,6 +18,10 @@ use crate::domain_doc::DomainDoc;
 use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Situation, allow};
 
+/// Refusals of a migration that has gone through all phases: what is on record stands against it, forms have come since, or
+/// documents have changed.
+pub(crate) const NOT_CLEAN: [&str; 3] = ["C2S-4041", "C2S-4042", "C2S-4131"];
+
 /// Whose migration may be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {

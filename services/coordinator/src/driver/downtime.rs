@@ -13,9 +13,6 @@ use crate::commands::cutover::{BACK_TO_LIVE, Cutover, time_left};
 use crate::commands::human;
 use crate::failure::{Failure, Result};
 
-/// What `COMMIT` may refuse in a run that has gone through all phases.
-const NOT_CLEAN: [&str; 3] = ["C2S-4041", "C2S-4042", "C2S-4131"];
-
 /// Failures behind which a commit is open: the run is too, so that whoever takes it up goes on with that.
 const LEFT_OPEN: [&str; 2] = [UNDECIDED, BEHIND_THE_SWITCH];
 /// Attempts at what leaves submissions off as long as it fails, before the run is left to the next driver.
@@ -68,7 +65,7 @@ impl Driver {
             return self.with_time_for_commit(found, &cutover).await;
         };
         match Box::pin(self.commit(run, accepted, &cutover)).await {
-            Err(Interruption::Failed(refusal)) if NOT_CLEAN.contains(&refusal.code) => {
+            Err(Interruption::Failed(refusal)) if commit::NOT_CLEAN.contains(&refusal.code) => {
                 if cutover.max_downtime.is_some() {
                     Err(Interruption::TooLong(format!("it was not committed: {refusal}")))
                 } else {

@@ -28,26 +28,27 @@ pub(super) enum Turned {
 /// Migrates a domain, if it is this list's turn. Never fails: what went wrong is the outcome.
 pub(super) async fn migrate(work: &Work, domain: &Domain) -> Turned {
     let clock = Clock::start();
-    let row = |result, counts| {
+    let row = |result, counts, without_submissions| {
         Turned::Ended(Box::new(Row {
             domain: domain.clone(),
             result,
             seconds: clock.seconds(),
             counts,
+            without_submissions,
         }))
     };
     let (state, lease) = (&work.context.state, work.context.config.worker.lease);
     // First, so that a name that was mistyped leaves nothing behind.
     match DomainDoc::read(&work.context.domains_db, domain).await {
         Ok(_) => {}
-        Err(failure) if failure.code == "C2S-4010" => return row(Became::Unknown, None),
-        Err(failure) => return row(failed(failure), None),
+        Err(failure) if failure.code == "C2S-4010" => return row(Became::Unknown, None, false),
+        Err(failure) => return row(failed(failure), None, false),
     }
     let held = match state.take_listed(domain, &work.context.name, work.began, lease).await {
         Ok(Turn::Mine(held)) => held,
         Ok(Turn::Held { by }) => return Turned::Held { by },
-        Ok(Turn::Ended { by, outcome }) => return row(Became::of_another(by, &outcome), None),
-        Err(error) => return row(failed(error.into()), None),
+        Ok(Turn::Ended { by, outcome }) => return row(Became::of_another(by, &outcome), None, false),
+        Err(error) => return row(failed(error.into()), None, false),
     };
     let (stop, _renewal) = keep(work, &held);
     let mut counts = None;
@@ -55,7 +56,16 @@ pub(super) async fn migrate(work: &Work, domain: &Domain) -> Turned {
     if let Err(error) = state.end_listed(&held, result.for_others().as_deref()).await {
         tracing::warn!(code = error.code(), %domain, "the end of the work on a domain could not be put on record");
     }
-    row(result, counts)
+    let without_submissions = !matches!(result, Became::Migrated) && refuses_submissions(work, domain).await;
+    row(result, counts, without_submissions)
+}
+
+/// Whether the migration has HQ refuse submissions. Where that cannot be told, the failure that is told says enough.
+async fn refuses_submissions(work: &Work, domain: &Domain) -> bool {
+    let migration = work.context.state.migration(domain).await;
+    migration.ok().flatten().is_some_and(|migration| {
+        migration.status == Status::InProgress || migration.commit_step.is_some_and(|step| step < CommitStep::Done)
+    })
 }
 
 fn failed(failure: Failure) -> Became {
@@ -228,19 +238,17 @@ async fn submissions_after(
             return Ok("");
         }
         if migration.commit_step.is_some() {
-            return Ok("; HQ refuses its submissions until COMMIT is run again");
+            return Ok("; COMMIT is to be run again");
         }
         if otherwise == Otherwise::Leave || migration.driver.is_some() {
-            return Ok("; it is in progress, and HQ refuses its submissions");
+            return Ok("");
         }
         unfinish::unfinish(context, domain).await?;
         Ok::<_, Failure>("; it is live again")
     };
     match told.await {
         Ok(told) => what.push_str(told),
-        Err(failure) => what.push_str(&format!(
-            "; HQ refuses its submissions, and it could not be taken back to live: {failure}"
-        )),
+        Err(failure) => what.push_str(&format!("; it could not be taken back to live: {failure}")),
     }
     Became::Failed { code, what }
 }
@@ -311,17 +319,20 @@ async fn commit_or(
     };
     match commit::commit(context, domain, &accepted, whose, Confirmation::Given).await {
         Ok(ended) => Ok(committed(ended)),
-        Err(failure) if failure.code == "C2S-4041" => Ok(Became::Differences(match otherwise {
-            Otherwise::Reset => {
-                reset::reset(context, domain, whose, Confirmation::Given).await?;
-                AfterDifferences::Reset
-            }
-            Otherwise::Unfinish => {
-                unfinish::unfinish(context, domain).await?;
-                AfterDifferences::TakenBackToLive
-            }
-            Otherwise::Leave => AfterDifferences::LeftAsItIs,
-        })),
+        Err(refusal) if commit::NOT_CLEAN.contains(&refusal.code) => {
+            eprintln!("{domain}: {refusal}");
+            Ok(Became::Differences(match otherwise {
+                Otherwise::Reset => {
+                    reset::reset(context, domain, whose, Confirmation::Given).await?;
+                    AfterDifferences::Reset
+                }
+                Otherwise::Unfinish => {
+                    unfinish::unfinish(context, domain).await?;
+                    AfterDifferences::TakenBackToLive
+                }
+                Otherwise::Leave => AfterDifferences::LeftAsItIs,
+            }))
+        }
         Err(failure) => Err(failure),
     }
 }

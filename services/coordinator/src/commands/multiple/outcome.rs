@@ -141,15 +141,26 @@ pub(super) struct Row {
     pub(super) result: Became,
     pub(super) seconds: f64,
     pub(super) counts: Option<Counts>,
+    /// Whether HQ refuses submissions to it, which somebody has to end.
+    pub(super) without_submissions: bool,
 }
 
 impl Row {
+    fn words(&self) -> String {
+        let mut words = self.result.words();
+        if self.without_submissions {
+            words.push_str("; HQ refuses its submissions");
+        }
+        words
+    }
+
     pub(super) fn not_begun(domain: &Domain) -> Self {
         Self {
             domain: domain.clone(),
             result: Became::Stopped,
             seconds: 0.0,
             counts: None,
+            without_submissions: false,
         }
     }
 
@@ -167,8 +178,9 @@ impl Row {
         json!({
             "domain": self.domain.as_str(),
             "result": self.result.word(),
-            "detail": self.result.words(),
+            "detail": self.words(),
             "ok": self.result.is_well(),
+            "submissions_refused": self.without_submissions,
             "seconds": (self.seconds * 10.0).round() / 10.0,
             "docs": total.docs,
             "diffs": total.diffs,
@@ -203,7 +215,7 @@ impl Report {
         eprintln!(
             "{}: {} ({:.1} s; {} of {})",
             row.domain,
-            row.result.words(),
+            row.words(),
             row.seconds,
             self.rows.len() + 1,
             self.of
@@ -257,7 +269,7 @@ impl fmt::Display for Report {
                 "{}{:>9.1}  {}",
                 cells(row.domain.as_str(), total, pending),
                 row.seconds,
-                row.result.words()
+                row.words()
             )?;
             for (kind, stats) in row.counts.iter().flat_map(|counts| &counts.types) {
                 if stats.diffs + stats.missing + stats.changes > 0 {
@@ -271,7 +283,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "Errors:")?;
         for row in failed {
-            writeln!(f, "{}: {}", row.domain, row.result.words())?;
+            writeln!(f, "{}: {}", row.domain, row.words())?;
         }
         Ok(())
     }
@@ -306,6 +318,7 @@ mod tests {
             result,
             seconds: 2.0,
             counts,
+            without_submissions: false,
         }
     }
 
