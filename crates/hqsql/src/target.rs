@@ -168,6 +168,28 @@ impl Target {
     /// # Errors
     /// A configuration that cannot be right, or a database that does not answer.
     pub async fn connect(config: &TargetConfig) -> Result<Self> {
+        let target = Self::open(config)?;
+        target.reach().await?;
+        Ok(target)
+    }
+
+    /// Connects to every database once.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn reach(&self) -> Result<()> {
+        drop(self.default_database().client().await?);
+        for shard in &self.inner.shards {
+            drop(shard.client().await?);
+        }
+        Ok(())
+    }
+
+    /// As [`Target::connect`], but connects to a database only when it is asked for something.
+    ///
+    /// # Errors
+    /// A configuration that cannot be right.
+    pub fn open(config: &TargetConfig) -> Result<Self> {
         let routing = Routing::new(config)?;
         let default = Database::open("default", &config.default, config)?;
         let shards = if config.shards.is_empty() {
@@ -179,10 +201,6 @@ impl Target {
             };
             config.shards.iter().enumerate().map(open).collect::<Result<_>>()?
         };
-        drop(default.client().await?);
-        for shard in &shards {
-            drop(shard.client().await?);
-        }
         let timeouts = Timeouts {
             statement: config.statement_timeout,
             idle_in_transaction: config.idle_in_transaction_timeout,

@@ -42,6 +42,11 @@ impl State {
             .bind(held.migration_id.0)
             .execute(&mut *tx)
             .await?;
+        // A domain whose feed is whole has no need of what is on record already, unless somebody asks for it.
+        sqlx::query("update followed set whole_generation = null where migration_id = $1")
+            .bind(held.migration_id.0)
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(saved)
     }

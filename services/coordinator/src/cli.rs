@@ -223,9 +223,16 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
         }
         Command::ShowStarted { stats } => {
             let tables = if stats { Tables::Stats } else { Tables::None };
-            started::show(Context::connect(config).await?.as_ref(), tables).await
+            started::show(Context::of_state(config).await?.as_ref(), tables).await
         }
-        Command::CouchSqlDiff(args) => diff::run(&Context::connect(config).await?, &args, stop).await,
+        Command::CouchSqlDiff(args) => {
+            let context = if args.action == DiffAction::Show {
+                Context::of_state(config).await?
+            } else {
+                Context::connect(config).await?
+            };
+            diff::run(&context, &args, stop).await
+        }
         Command::Rules(args) => rules::run(config, args).await,
         Command::Report { domain, output, values } => {
             let values = if values { Values::Shown } else { Values::Hidden };
@@ -262,7 +269,7 @@ pub async fn run(cli: Cli, mut config: Config, stop: CancellationToken) -> Resul
             until_stopped(stop, plan::support_request(&context, &Domain::new(domain))).await
         }
         Command::Stop { domain } => {
-            unfinish::stop(Context::connect(config).await?.as_ref(), &Domain::new(domain)).await
+            unfinish::stop(Context::of_state(config).await?.as_ref(), &Domain::new(domain)).await
         }
         Command::Serve => serve::serve(&Context::connect(config).await?, stop).await,
         Command::Standalone => {
@@ -339,7 +346,7 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
         Action::Reset => until_stopped(stop, reset::reset(context, &domain, Whose::Anybodys, confirmation)).await,
         Action::Rewind => {
             let to = rewind::To::parse(args.to.as_deref().unwrap_or_default())?;
-            until_stopped(stop, rewind::rewind(context, &domain, &to)).await
+            rewind::rewind(context, &domain, &to, stop).await
         }
         Action::Info => stats::info(context, &domain).await,
         Action::Stats => {

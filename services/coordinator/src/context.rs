@@ -42,10 +42,21 @@ impl Context {
     /// # Errors
     /// One line that says which server cannot be reached, or what is wrong with it.
     pub async fn connect(config: Config) -> Result<Arc<Self>> {
+        let context = Self::of_state(config).await?;
+        context.target.reach().await?;
+        context.couch.ping().await?;
+        Ok(context)
+    }
+
+    /// Connects to the state schema only, for commands that must work while the other servers are away; those are connected
+    /// to when they are asked for something.
+    ///
+    /// # Errors
+    /// Those of the state schema.
+    pub async fn of_state(config: Config) -> Result<Arc<Self>> {
         let state = State::connect(&connect::state_config(&config)).await?;
-        let target = Target::connect(&connect::target_config(&config)).await?;
+        let target = Target::open(&connect::target_config(&config))?;
         let couch = Couch::new(connect::couch_config(&config))?;
-        couch.ping().await?;
         let forms_db = couch.database(&config.source.forms_db);
         let domains_db = couch.database(&config.source.domains_db);
         let operator = operator();

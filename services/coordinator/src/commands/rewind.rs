@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use state::MigrationId;
 use state::rewind::SAVED;
 use state::scan::{Cursor, form_scan};
+use tokio_util::sync::CancellationToken;
 
 use super::{HeldDomain, migration_of};
 use crate::context::Context;
@@ -67,7 +68,7 @@ impl To {
 ///
 /// # Errors
 /// The refusal: nothing was scanned, or the place lies ahead.
-pub async fn rewind(context: &Context, domain: &Domain, to: &To) -> Result<Exit> {
+pub async fn rewind(context: &Context, domain: &Domain, to: &To, stop: CancellationToken) -> Result<Exit> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let held = HeldDomain::take(context, &migration_of(context, domain).await?).await?;
     let rewound = async {
@@ -80,18 +81,25 @@ pub async fn rewind(context: &Context, domain: &Domain, to: &To) -> Result<Exit>
         )?;
         let scan = form_scan(DocType::XFormInstance);
         let present = context.state.cursor(held.migration.id, &scan).await?;
-        let place = place(context, held.migration.id, domain, &present, to).await?;
+        let place = tokio::select! {
+            place = place(context, held.migration.id, domain, &present, to) => place?,
+            // A walk back over cases may be long; the domain is given back, and nothing was changed.
+            () = stop.cancelled() => return Ok(None),
+        };
         let saved = context.state.rewind(&held.lease, &scan, &place).await?;
         let detail = json!({ "to": format!("{to:?}"), "saved": saved });
         context
             .state
             .audit(domain, &context.operator, "rewind", &detail)
             .await?;
-        Ok::<_, Failure>((place, saved))
+        Ok::<_, Failure>(Some((place, saved)))
     }
     .await;
     held.give_back(context).await?;
-    let (place, saved) = rewound?;
+    let Some((place, saved)) = rewound? else {
+        eprintln!("stopped; nothing was changed");
+        return Ok(Exit::Stopped);
+    };
     println!(
         "MIGRATE scans the forms of {domain} again {}",
         date_of(&place).map_or_else(|| "from the first".to_owned(), |date| format!("from {date}"))
@@ -142,11 +150,26 @@ async fn place(context: &Context, id: MigrationId, domain: &Domain, present: &Cu
 /// out.
 fn before_date(domain: &Domain, present: &Cursor, date: DateTime<Utc>) -> Result<Cursor> {
     let text = date.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let reached = date_of(present).unwrap_or_default();
-    if text > reached {
+    let key: Option<Value> = present
+        .after_key
+        .as_deref()
+        .and_then(|key| serde_json::from_str(key).ok());
+    // The view has dates that are no texts too: null before all others, arrays and objects behind them.
+    let reached = match key.as_ref().and_then(|key| key.get(2)) {
+        Some(Value::String(date)) => Some(date.as_str()),
+        Some(Value::Array(_) | Value::Object(_)) => None,
+        _ => Some(""),
+    };
+    if let Some(reached) = reached
+        && text.as_str() > reached
+    {
         return Err(Failure::new(
             "C2S-4115",
-            format!("the scan has not come to {text}, but to {reached}"),
+            if reached.is_empty() {
+                format!("the scan has not come to {text}, nor to any other date")
+            } else {
+                format!("the scan has not come to {text}, but to {reached}")
+            },
             "give an earlier date; a later one would leave forms out",
         ));
     }
@@ -295,6 +318,27 @@ mod tests {
         assert_eq!(date_of(&place).unwrap(), "2020-03-31T00:00:00.000000Z");
         assert!(!place.complete);
         assert_eq!(to("2020-04-01").unwrap_err().code, "C2S-4115");
+    }
+
+    #[test]
+    fn a_scan_that_has_come_to_a_date_that_is_no_text() {
+        let domain = Domain::new("d");
+        let to = |reached: Value| {
+            let present = Cursor {
+                after_key: Some(json!(["d", "XFormInstance", reached]).to_string()),
+                after_id: Some("form".to_owned()),
+                complete: true,
+                scanned: 7,
+            };
+            let date = DateTime::parse_from_rfc3339("2020-03-31T00:00:00Z").unwrap();
+            before_date(&domain, &present, date.with_timezone(&Utc)).map(|place| date_of(&place).unwrap())
+        };
+        // CouchDB sorts null before texts, and arrays and objects behind them.
+        assert_eq!(to(json!({"a": 1})).unwrap(), "2020-03-31T00:00:00.000000Z");
+        assert_eq!(to(json!(["2030"])).unwrap(), "2020-03-31T00:00:00.000000Z");
+        let refused = to(json!(null)).unwrap_err();
+        assert_eq!(refused.code, "C2S-4115");
+        assert!(refused.what.ends_with("nor to any other date"), "{}", refused.what);
     }
 
     #[test]
