@@ -5,6 +5,12 @@ use std::process::ExitCode;
 
 use service::worker::chain;
 
+/// What is wrong with the command line itself, or with a file that it names.
+const MISUSE: [&str; 12] = [
+    "C2S-0104", "C2S-0105", "C2S-0107", "C2S-0108", "C2S-0111", "C2S-0120", "C2S-0121", "C2S-0122", "C2S-0123",
+    "C2S-0124", "C2S-0125", "C2S-0130",
+];
+
 /// Exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -51,6 +57,11 @@ impl Failure {
             remedy: remedy.into(),
             may_pass: false,
         }
+    }
+
+    /// The exit status of a command that ends with it.
+    pub fn exit(&self) -> ExitCode {
+        ExitCode::from(if MISUSE.contains(&self.code) { 2 } else { 1 })
     }
 
     fn passing(self, may_pass: bool) -> Self {

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             Ok(exit) => exit.into(),
             Err(failure) => {
                 eprintln!("{failure}");
-                ExitCode::from(1)
+                failure.exit()
             }
         }
     })

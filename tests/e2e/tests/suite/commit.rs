@@ -34,7 +34,7 @@ async fn commit_is_refused_unless_finished_and_clean_and_accepted_diffs_are_reco
     let no_kind = world
         .domain("doubtful", "COMMIT", &["--accept-diffs", "Everything"])
         .await?
-        .ended_with(1);
+        .ended_with(2);
     ensure!(no_kind.stderr.contains("C2S-0104"), "{}", no_kind.told());
     ensure!(world.source().domain_doc("doubtful").await?["use_sql_backend"] == false);
 

@@ -147,7 +147,7 @@ async fn misuse_is_told_with_status_2() -> Result<()> {
     let list = world
         .coordinator(&["migrate_multiple_domains_from_couch_to_sql", "/no/such/list"])
         .await?;
-    one_line(&list, 1, &["C2S-0107", "/no/such/list"])?;
+    one_line(&list, 2, &["C2S-0107", "/no/such/list"])?;
     ensure!(
         world.row_counts().await? == before,
         "a misused command has changed something"
