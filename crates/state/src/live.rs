@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
 
 use crate::migration::DriverLease;
+use crate::run::end_open_runs;
 use crate::{State, StateError};
 
 impl State {
@@ -44,6 +45,8 @@ impl State {
     pub async fn unfinish(&self, held: &DriverLease) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
         live_again(&mut tx, held).await?;
+        // A run whose driver died would stop submissions again as soon as anyone took it up.
+        end_open_runs(&mut tx, held.migration_id, "the domain was taken back to live").await?;
         Ok(tx.commit().await?)
     }
 
@@ -75,10 +78,13 @@ impl State {
     }
 }
 
-/// What `unfinish` means for our own record.
+/// What `unfinish` means for our own record. The cut-off is again that of the last live run, or the start of the migration:
+/// what was changed later is not compared, or patched, before a run has taken its forms.
 async fn live_again(tx: &mut Transaction<'_, Postgres>, held: &DriverLease) -> Result<(), StateError> {
     sqlx::query(
-        "update migration set status = 'dry_run', phase = 'idle', finished_at = null, progress_set_at = null
+        "update migration m set status = 'dry_run', phase = 'idle', finished_at = null, progress_set_at = null,
+                live_cutoff = coalesce((select max(r.cutoff) from run r where r.migration_id = m.id
+                                        and (r.ended_at is null or r.ended_at >= m.started_at)), m.started_at)
          where id = $1 and status = 'in_progress'",
     )
     .bind(held.migration_id.0)

@@ -266,7 +266,7 @@ impl State {
             .ok_or(StateError::Corrupt("migration row"))
     }
 
-    /// Migrations in any state but `not_started`, by domain.
+    /// Migrations in any state but `not_started`, and those whose reset has not ended, by domain.
     ///
     /// # Errors
     /// Database errors.
@@ -274,7 +274,7 @@ impl State {
         let rows = sqlx::query(
             "select id, domain, epoch, status, phase, purging, options::text as options, progress_set_at, started_at, finished_at,
                     commit_step, commit_rev, uncommit_step, live_cutoff, case when driver_until > now() then driver_name end as driver
-             from migration where status <> 'not_started' order by domain",
+             from migration where status <> 'not_started' or purging order by domain",
         )
         .fetch_all(&self.pool)
         .await?;

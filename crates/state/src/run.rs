@@ -10,6 +10,9 @@ use crate::lists::USUAL_WEIGHT;
 use crate::migration::DriverLease;
 use crate::{MigrationId, State, StateError};
 
+/// Outcome of a run that its operator has stopped.
+pub const STOPPED: &str = "stopped by the operator; MIGRATE goes on from here";
+
 /// Who gives a command.
 #[derive(Clone, Debug)]
 pub struct Operator {
@@ -19,6 +22,17 @@ pub struct Operator {
     pub host: String,
     /// Process.
     pub pid: i32,
+}
+
+/// What came of asking a run to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopping {
+    /// There is none that is open.
+    NoRun,
+    /// Its driver was asked to end it.
+    Asked,
+    /// It had no driver, and has ended.
+    Ended,
 }
 
 /// For whom a run is put on record.
@@ -144,7 +158,17 @@ impl State {
         .fetch_optional(&mut *tx)
         .await?;
         let (run_id, new) = match open {
-            Some(run_id) => (run_id, false),
+            Some(run_id) => {
+                // A list that is run again may have other priorities; a command's own run has the usual weight.
+                if from_list {
+                    sqlx::query("update run set weight = $2 where id = $1 and from_list")
+                        .bind(run_id)
+                        .bind(weight)
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                (run_id, false)
+            }
             None => {
                 let run_id: i64 = sqlx::query_scalar(
                     "insert into run (migration_id, command, arguments, who, host, pid, from_list, weight)
@@ -239,18 +263,41 @@ impl State {
         Ok(tx.commit().await?)
     }
 
-    /// Asks the open run of a migration to stop; false when there is none.
+    /// Asks the open run of a migration to stop. One that nobody drives ends at once, or whoever took it up later would begin
+    /// it, and stop submissions, only to stop; unless it has to finish a commit, or its way back to live.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn stop_run(&self, id: MigrationId) -> Result<bool, StateError> {
-        let changed =
-            sqlx::query("update run set state = 'stopping' where migration_id = $1 and state in ('queued', 'running')")
-                .bind(id.0)
-                .execute(&self.pool)
-                .await?
-                .rows_affected();
-        Ok(changed > 0)
+    pub async fn stop_run(&self, id: MigrationId) -> Result<Stopping, StateError> {
+        let mut tx = self.pool.begin().await?;
+        // The row lock keeps drivers from taking the run up meanwhile.
+        let is_idle: bool = sqlx::query_scalar(
+            "select (driver_until is null or driver_until <= now()) and commit_step is null
+                    and not exists (select from run r where r.migration_id = m.id and r.back_to_live_at is not null
+                                    and r.state in ('queued', 'running', 'stopping'))
+             from migration m where id = $1 for no key update",
+        )
+        .bind(id.0)
+        .fetch_one(&mut *tx)
+        .await?;
+        let changed = if is_idle {
+            end_open_runs(&mut tx, id, STOPPED).await?
+        } else {
+            sqlx::query(
+                "update run set state = 'stopping'
+                 where migration_id = $1 and state in ('queued', 'running', 'stopping')",
+            )
+            .bind(id.0)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected()
+        };
+        tx.commit().await?;
+        Ok(match (changed, is_idle) {
+            (0, _) => Stopping::NoRun,
+            (_, true) => Stopping::Ended,
+            (_, false) => Stopping::Asked,
+        })
     }
 
     /// Ends the runs of a migration that are open: their driver is dead, since whoever asks for this holds the lease, and what
@@ -373,8 +420,8 @@ pub(crate) async fn end_open_runs(
     tx: &mut Transaction<'_, Postgres>,
     id: MigrationId,
     outcome: &str,
-) -> Result<(), StateError> {
-    sqlx::query(
+) -> Result<u64, StateError> {
+    let ended = sqlx::query(
         "update run set state = 'stopped', outcome = $2, ended_at = now()
          where migration_id = $1 and state in ('queued', 'running', 'stopping')",
     )
@@ -382,7 +429,7 @@ pub(crate) async fn end_open_runs(
     .bind(outcome)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(ended.rows_affected())
 }
 
 fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {

@@ -4,7 +4,7 @@ use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
 use state::look::Look;
-use state::run::RunState;
+use state::run::{RunState, Stopping};
 use state::scan::{Cursor, form_scan};
 use state::{Kind, Phase, StateError, Status};
 
@@ -299,9 +299,13 @@ async fn a_run_that_is_over_stays_over_and_makes_room_for_another() {
         .await
         .unwrap();
     state.set_run_state(run.id, RunState::Running, None).await.unwrap();
-    assert!(state.stop_run(driven.id).await.unwrap());
+    assert_eq!(state.stop_run(driven.id).await.unwrap(), Stopping::Asked);
     assert_eq!(state.run(run.id).await.unwrap().state, RunState::Stopping);
-    assert!(!state.stop_run(driven.id).await.unwrap(), "asked already");
+    assert_eq!(
+        state.stop_run(driven.id).await.unwrap(),
+        Stopping::Asked,
+        "asked already"
+    );
     state.set_run_state(run.id, RunState::Running, None).await.unwrap();
     assert_eq!(
         state.run(run.id).await.unwrap().state,

@@ -36,3 +36,4 @@ mod schema;
 mod statedb;
 mod texts;
 mod verdicts;
+mod ways_out;

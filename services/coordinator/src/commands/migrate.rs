@@ -7,7 +7,7 @@ use broker::Broker;
 use proto::ids::Domain;
 use serde_json::{Value, json};
 use state::Status;
-use state::run::{Giver, Run, RunState};
+use state::run::{Giver, Run, RunState, STOPPED};
 use tokio_util::sync::CancellationToken;
 
 pub use super::chosen_forms::Forms;
@@ -203,10 +203,12 @@ pub async fn migrate(
             "start one, or leave --detach out",
         ));
     }
+    let status = Box::pin(may_begin(context, domain, order, Giver::Command)).await?;
+    // Not before everything else is known to be right: a finish that is refused leaves the domain followed.
     if order.mode == Mode::Finish && !Box::pin(end_following(context, domain, &stop)).await? {
         return Ok(Exit::Stopped);
     }
-    let run = Box::pin(queue(context, domain, order, Giver::Command)).await?;
+    let run = queue(context, domain, order, status, Giver::Command).await?;
     if wait == Wait::No {
         println!("run {} of {domain} is on record; see `stats`", run.id);
         return Ok(Exit::Clean);
@@ -219,8 +221,12 @@ pub async fn migrate(
         RunState::Finished => {
             let clean = stats::print_after_run(context, domain).await?;
             println!("{} in {}", ended.outcome.unwrap_or_default(), human(started.elapsed()));
-            let done = order.cutover.commit.is_none() || is_committed(context, domain).await?;
-            Ok(if clean && done { Exit::Clean } else { Exit::Differences })
+            // What was accepted stays on record: it counts no more once the domain is on SQL.
+            let done = match order.cutover.commit {
+                None => clean,
+                Some(_) => is_committed(context, domain).await?,
+            };
+            Ok(if done { Exit::Clean } else { Exit::Differences })
         }
         RunState::Stopped => {
             eprintln!("{domain}: {}", ended.outcome.unwrap_or_else(|| "stopped".to_owned()));
@@ -267,8 +273,8 @@ async fn servers_are_there(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Puts a run on record, after the checks that need no lease, so that a refusal changes nothing.
-async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Giver) -> Result<Run> {
+/// The checks that need no lease, so that a refusal changes nothing. Gives the status that the migration has.
+async fn may_begin(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Giver) -> Result<Status> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     preflight::allowed(context, domain, order.mode, &doc, found.as_ref())?;
@@ -294,6 +300,11 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
         }
     }
     servers_are_there(context).await?;
+    Ok(status)
+}
+
+/// Puts a run on record, or finds the one that is on.
+async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, status: Status, giver: Giver) -> Result<Run> {
     let migration = context.state.ensure_migration(domain).await?;
     let (run, new) = context
         .state
@@ -307,7 +318,11 @@ async fn queue(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Gi
                 "a list does not end what it has not begun; run the list again when that run is over",
             ));
         }
-        let asks_for_more = order.mode == Mode::Finish
+        // What is explicitly asked for: submissions on, or off.
+        let elsewhere =
+            order.mode != Mode::AsItIs && order.mode.leads_to(status) != Order::of(&run).mode.leads_to(status);
+        let asks_for_more = elsewhere
+            || order.mode == Mode::Finish
             || order.forms != Forms::AsFound
             || order.then == Then::Follow
             || order.case_diff != CaseDiff::After
@@ -345,7 +360,9 @@ pub(crate) async fn run_listed(
     weight: i16,
     stop: CancellationToken,
 ) -> Result<Run> {
-    let run = queue(context, domain, order, Giver::List { weight }).await?;
+    let giver = Giver::List { weight };
+    let status = may_begin(context, domain, order, giver).await?;
+    let run = queue(context, domain, order, status, giver).await?;
     follow(context, &run, stop).await
 }
 
@@ -391,13 +408,7 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
         let served = state.alive("serve").await? > 0 && started.elapsed() < SERVE_GRACE;
         if !driven && !served {
             if stop.is_cancelled() {
-                state
-                    .set_run_state(
-                        run.id,
-                        RunState::Stopped,
-                        Some("stopped by the operator; MIGRATE goes on from here"),
-                    )
-                    .await?;
+                state.set_run_state(run.id, RunState::Stopped, Some(STOPPED)).await?;
                 continue;
             }
             drive_here(context, run, &stop).await?;

@@ -7,6 +7,7 @@ pub(crate) mod committing;
 pub mod couch_sql_diff;
 pub mod cutover;
 pub mod forecast;
+mod half_done;
 pub mod ignore_rules;
 pub mod init;
 pub mod migrate;

@@ -76,11 +76,15 @@ pub async fn reset(context: &Context, domain: &Domain, whose: Whose, confirmatio
 async fn undo(context: &Context, migration: &Migration, claim: &Resetting<'_>) -> Result<()> {
     let (target, domain) = (&context.target, &migration.domain);
     target.close_fence(claim, domain, claim.epoch).await?;
-    purge(context, migration, claim).await?;
+    // HQ takes submissions again, to Couch; deleting what was written may take long, and nobody has to wait for that.
     if target.progress(domain).await?.status != hqsql::Status::NotStarted {
         target.set_not_started(claim, domain).await?;
+        eprintln!("HQ takes submissions to {domain}; the rows that were written are being deleted");
     }
-    context.tell_hq(domain).await?;
+    // Every time, in case the one before died between the row and this. A hook that fails does not keep the rows.
+    let told = context.tell_hq(domain).await;
+    purge(context, migration, claim).await?;
+    told?;
     Ok(context.state.end_reset(migration.id, claim.epoch).await?)
 }
 

@@ -1,9 +1,10 @@
-//! `show_started_migrations`: every domain whose migration has begun and not ended, by status.
+//! `show_started_migrations`: every domain whose migration has begun and not ended, by status, with what is half done.
 
 use std::collections::BTreeMap;
 
 use state::{Migration, Status};
 
+use super::half_done::HalfDone;
 use super::stats;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -24,7 +25,7 @@ pub enum Tables {
 pub async fn show(context: &Context, tables: Tables) -> Result<Exit> {
     let mut by_status: BTreeMap<&str, Vec<Migration>> = BTreeMap::new();
     for migration in context.state.started_migrations().await? {
-        if migration.status != Status::Complete {
+        if migration.status != Status::Complete || migration.uncommit_step.is_some() {
             by_status.entry(migration.status.as_str()).or_default().push(migration);
         }
     }
@@ -34,6 +35,9 @@ pub async fn show(context: &Context, tables: Tables) -> Result<Exit> {
             match migration.started_at {
                 Some(date) => println!("  {} ({})", migration.domain, date.format("%Y-%m-%d")),
                 None => println!("  {}", migration.domain),
+            }
+            for line in HalfDone::of(context, &migration).await?.lines() {
+                println!("    {line}");
             }
             if tables == Tables::Stats {
                 stats::print_indented(context, &migration.domain).await?;

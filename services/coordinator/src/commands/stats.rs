@@ -14,6 +14,7 @@ use state::patch::PatchCounts;
 use state::stats::TypeStats;
 use tokio_util::sync::CancellationToken;
 
+use super::half_done::HalfDone;
 use super::{behind, forecast, human};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
@@ -96,8 +97,14 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
         Some(migration) if migration.status == Status::DryRun => Some(forecast::of(context, migration).await?),
         _ => None,
     };
+    let half_done = match &migration {
+        Some(migration) => HalfDone::of(context, migration).await?,
+        None => HalfDone::default(),
+    };
     if format == Format::Json {
-        println!("{}", as_json(domain, &found, ahead.as_ref(), stopped));
+        let mut shown = as_json(domain, &found, ahead.as_ref(), stopped);
+        shown["half_done"] = half_done.to_json();
+        println!("{shown}");
         return Ok(Exit::Clean);
     }
     println!("Couch to SQL migration status for {domain}: {}", found.status);
@@ -115,6 +122,9 @@ pub async fn stats(context: &Context, domain: &Domain, format: Format) -> Result
         if let Some(follow) = &found.follow {
             println!("changes: {}", behind::behind(follow, context.state.now().await?));
         }
+    }
+    for line in half_done.lines() {
+        println!("{line}");
     }
     print_table(&found.rows, "");
     print_pending(domain, &found);

@@ -3,6 +3,7 @@
 use proto::ids::Domain;
 use serde_json::json;
 use state::Status;
+use state::run::Stopping;
 
 use super::HeldDomain;
 use crate::context::Context;
@@ -16,11 +17,14 @@ use crate::rules::{Command, Situation, allow};
 /// `C2S-4006` when the domain is not being migrated.
 pub async fn stop(context: &Context, domain: &Domain) -> Result<Exit> {
     let migration = super::migration_of(context, domain).await?;
-    if context.state.stop_run(migration.id).await? {
-        println!("the run of {domain} stops after the batches in flight");
-    } else {
-        println!("no run of {domain} is on");
-    }
+    println!(
+        "{}",
+        match context.state.stop_run(migration.id).await? {
+            Stopping::Asked => format!("the run of {domain} stops after the batches in flight"),
+            Stopping::Ended => format!("nobody drove the run of {domain}; it has ended"),
+            Stopping::NoRun => format!("no run of {domain} is on"),
+        }
+    );
     Ok(Exit::Clean)
 }
 

@@ -43,7 +43,7 @@ use chrono::{DateTime, Utc};
 use proto::topology::Stage;
 use state::migration::DriverLease;
 use state::pace::Work;
-use state::run::{Run, RunState};
+use state::run::{Run, RunState, STOPPED};
 use state::scan::{CutLimits, DIFF_PASS, REPLAY_PASS};
 use state::{Kind, Migration, Phase};
 use tokio_util::sync::CancellationToken;
@@ -139,9 +139,21 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     let lost = CancellationToken::new();
     let renewal = lease::renew(state.clone(), lease.clone(), lease_time, lost.clone());
     // The run may have ended since it was found: by another driver, by its operator, or by a reset.
-    if state.run(run.id).await?.state.is_over() {
+    let now = state.run(run.id).await?.state;
+    // What was asked to stop does not begin; but a commit, or the way back to live, goes on to its end.
+    let only_stops =
+        now == RunState::Stopping && migration.commit_step.is_none() && !state.goes_back_to_live(run.id).await?;
+    if only_stops {
+        state.end_run(&lease, run.id, RunState::Stopped, STOPPED).await?;
+    }
+    if only_stops || now.is_over() {
+        renewal.abort();
         state.drop_lease(&lease).await?;
-        return Ok(Driven::LeftForOthers);
+        return Ok(if only_stops {
+            Driven::Stopped
+        } else {
+            Driven::LeftForOthers
+        });
     }
     let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
     let mut driver = Driver {
@@ -171,10 +183,7 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     }
     let (end, driven) = match ended {
         Ok(outcome) => (Some((RunState::Finished, outcome)), Ok(Driven::Finished)),
-        Err(Interruption::Operator) => {
-            let outcome = "stopped by the operator; MIGRATE goes on from here".to_owned();
-            (Some((RunState::Stopped, outcome)), Ok(Driven::Stopped))
-        }
+        Err(Interruption::Operator) => (Some((RunState::Stopped, STOPPED.to_owned())), Ok(Driven::Stopped)),
         // Without a lease: a reset has ended the run already; another driver leads it otherwise.
         Err(Interruption::Shutdown | Interruption::LeaseLost) => (None, Ok(Driven::LeftForOthers)),
         // Whoever takes the run up goes on with its commit.
