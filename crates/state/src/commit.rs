@@ -1,5 +1,7 @@
 //! What stands against a commit, and the steps of one.
 
+use std::time::Duration;
+
 use sqlx::Row;
 
 use crate::migration::{CommitStep, DriverLease, held_update};
@@ -102,7 +104,8 @@ impl State {
                 "update migration
                  set commit_step = $4, commit_rev = coalesce($5, commit_rev),
                      status = case when $4 = 'done' then 'complete' else status end,
-                     committed_at = case when $4 = 'done' then now() end
+                     committed_at = case when $4 = 'done' then now() end,
+                     switched_at = case when $4 in ('switched', 'done') then coalesce(switched_at, now()) end
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
             .bind(held.migration_id.0)
@@ -115,6 +118,20 @@ impl State {
         )
     }
 
+    /// For how long the Domain document has been switched; zero before that is on record.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn switched_for(&self, id: MigrationId) -> Result<Duration, StateError> {
+        let seconds: f64 = sqlx::query_scalar(
+            "select coalesce(extract(epoch from now() - switched_at), 0)::float8 from migration where id = $1",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
     /// Takes the intent back: only after the Domain document was written to say Couch.
     ///
     /// # Errors
@@ -122,7 +139,7 @@ impl State {
     pub async fn clear_commit(&self, held: &DriverLease) -> Result<(), StateError> {
         held_update(
             &sqlx::query(
-                "update migration set commit_step = null, commit_rev = null
+                "update migration set commit_step = null, commit_rev = null, switched_at = null
                  where id = $1 and driver_token = $2 and epoch = $3 and status <> 'complete'",
             )
             .bind(held.migration_id.0)

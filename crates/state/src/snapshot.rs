@@ -218,7 +218,8 @@ impl State {
         sqlx::query(
             "update migration
              set status = 'in_progress', phase = 'idle', finished_at = null, progress_set_at = now(), commit_step = null,
-                 commit_rev = null, committed_at = null, commit_time_zones = false, uncommit_step = null
+                 commit_rev = null, committed_at = null, switched_at = null, commit_time_zones = false,
+                 uncommit_step = null
              where id = $1",
         )
         .bind(held.migration_id.0)

@@ -255,3 +255,30 @@ async fn a_lease_is_checked_against_whoever_has_it_now() {
     state.begin_reset(driven.id).await.unwrap();
     assert_eq!(state.check_lease(&other).await.unwrap_err().kind(), Kind::Lost);
 }
+
+#[tokio::test]
+async fn the_wait_for_caches_counts_from_the_first_switch() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    for step in [CommitStep::Intent, CommitStep::Fenced] {
+        state.set_commit_step(&driven.lease, step, Some("1-a")).await.unwrap();
+        assert_eq!(state.switched_for(driven.id).await.unwrap(), Duration::ZERO);
+    }
+    state
+        .set_commit_step(&driven.lease, CommitStep::Switched, None)
+        .await
+        .unwrap();
+    sqlx::query("update migration set switched_at = switched_at - interval '1 hour' where id = $1")
+        .bind(driven.id.0)
+        .execute(&fixture.sql)
+        .await
+        .unwrap();
+    // Whoever goes on with it records the step again.
+    state
+        .set_commit_step(&driven.lease, CommitStep::Switched, None)
+        .await
+        .unwrap();
+    assert!(state.switched_for(driven.id).await.unwrap() >= Duration::from_secs(3600));
+    state.clear_commit(&driven.lease).await.unwrap();
+    assert_eq!(state.switched_for(driven.id).await.unwrap(), Duration::ZERO);
+}

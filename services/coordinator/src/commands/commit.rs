@@ -4,6 +4,8 @@
 //! and the end, only that or an explicit abort is allowed; the abort writes the Domain document back to Couch before anything
 //! else.
 
+use std::time::Duration;
+
 use proto::ids::Domain;
 use serde_json::json;
 use state::Phase;
@@ -212,7 +214,7 @@ async fn abort_held(context: &Context, held: &HeldDomain) -> Result<Exit> {
     context.tell_hq(domain).await?;
     if doc.is_on_sql() {
         // Some of HQ's processes may go by SQL: nobody may give submissions back before that is over.
-        wait_for_caches(context, domain).await;
+        wait_for_caches(context, domain, Duration::ZERO).await;
     }
     context.target.open_fence(&claim, domain, held.migration.epoch).await?;
     context.state.clear_commit(&held.lease).await?;

@@ -148,7 +148,7 @@ impl Committing<'_> {
             context.tell_hq(domain).await?;
             state.set_commit_step(lease, CommitStep::Switched, None).await?;
         }
-        settle(context, domain).await?;
+        settle(context, domain, state.switched_for(migration.id).await?).await?;
         let time_zones = !context.target.time_zones_are_complete(domain).await?;
         state.note_time_zones(lease, time_zones).await?;
         context
@@ -264,9 +264,9 @@ fn keeps_changing(domain: &Domain) -> Failure {
     )
 }
 
-/// HQ's processes may go by what they have cached for a while.
-pub(super) async fn wait_for_caches(context: &Context, domain: &Domain) {
-    let wait = context.config.hq.cache_wait();
+/// HQ's processes may go by what they have cached for a while, of which some is over already.
+pub(super) async fn wait_for_caches(context: &Context, domain: &Domain, over: Duration) {
+    let wait = context.config.hq.cache_wait().saturating_sub(over);
     if !wait.is_zero() {
         eprintln!(
             "waiting {} for HQ's caches of {domain}; submissions stay blocked until then",
@@ -277,8 +277,8 @@ pub(super) async fn wait_for_caches(context: &Context, domain: &Domain) {
 }
 
 /// HQ's processes may hold the old Domain document for a while: the progress flag blocks submissions until that is over.
-async fn settle(context: &Context, domain: &Domain) -> Result<()> {
-    wait_for_caches(context, domain).await;
+async fn settle(context: &Context, domain: &Domain, switched: Duration) -> Result<()> {
+    wait_for_caches(context, domain, switched).await;
     // The switch must have been seen by whoever reads Couch afterwards.
     if DomainDoc::read(&context.domains_db, domain).await?.is_on_sql() {
         return Ok(());

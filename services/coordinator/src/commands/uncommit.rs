@@ -78,7 +78,7 @@ async fn uncommit_held(context: &Context, held: &HeldDomain, confirmation: Confi
         context.tell_hq(domain).await?;
         state.set_uncommit_step(lease, Some(UncommitStep::Switched)).await?;
     }
-    wait_for_caches(context, domain).await;
+    wait_for_caches(context, domain, Duration::ZERO).await;
     if state.committed(migration.id).await?.time_zones {
         context.target.take_back_time_zones(&claim, domain).await?;
         context.tell_hq(domain).await?;
@@ -108,7 +108,7 @@ async fn block(context: &Context, migration: &Migration, claim: &Leased<'_>) -> 
     context.target.set_incomplete(claim, domain, now).await?;
     context.tell_hq(domain).await?;
     // Submissions that are still let through.
-    wait_for_caches(context, domain).await;
+    wait_for_caches(context, domain, Duration::ZERO).await;
     unchanged(context, migration).await
 }
 

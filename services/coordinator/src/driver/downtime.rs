@@ -114,7 +114,13 @@ impl Driver {
                 operator: &run.operator,
             };
             let time = self.time_left(cutover).await?;
-            match committing.run(accepted, time).await {
+            let committed = tokio::select! {
+                biased;
+                committed = Box::pin(committing.run(accepted, time)) => committed,
+                // Every step may be left at any time; whoever takes the run up goes on from the one on record.
+                () = self.signals.shutdown.cancelled() => return Err(Interruption::Shutdown),
+            };
+            match committed {
                 Ok(0) => return Ok(format!("clean and committed: {} is on SQL", migration.domain)),
                 Ok(late) => {
                     return Ok(format!(
