@@ -151,7 +151,7 @@ pub struct CaseRow {
 }
 
 /// `form_processor_commcarecaseindexsql`, without its case id and domain (the case's).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexRow {
     /// Identifier; unique within the case.
     pub identifier: String,
@@ -164,7 +164,7 @@ pub struct IndexRow {
 }
 
 /// `form_processor_caseattachmentsql`, without its case id.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentRow {
     /// Generated from content, so that every replay gives the same.
     pub attachment_id: Uuid,
@@ -204,7 +204,7 @@ pub struct TransactionRow {
 }
 
 /// `form_processor_ledgervalue`, without its case id and domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerValueRow {
     /// Entry: the product.
     pub entry_id: String,

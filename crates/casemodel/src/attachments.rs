@@ -3,6 +3,7 @@
 use proto::effects::{AttachmentChange, FormFacts};
 use proto::ids::CaseId;
 use proto::rows::{AttachmentRow, RejectReason};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::columns;
@@ -11,7 +12,7 @@ use crate::columns;
 ///
 /// HQ's save of the time wrote new rows only, as far as its source could be read. Here a changed attachment is written
 /// too: with the old bytes the case would differ from the one in Couch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Attachments(Vec<AttachmentRow>);
 
 impl Attachments {

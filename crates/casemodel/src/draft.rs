@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use proto::effects::{BlockVersion, CaseUpdate, FormFacts, KnownProperty, PropertyValue};
 use proto::ids::{CaseId, Domain};
-use proto::rows::{CaseRow, RejectReason, TransactionRow};
+use proto::rows::{CaseRow, RejectReason};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{columns, iso8601, pyjson};
@@ -22,7 +23,7 @@ pub(crate) const RESTRICTED: [&str; 8] = [
 ];
 
 /// A case in the making. `None` is NULL; the default is what a new case starts from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Draft {
     case_type: String,
     name: Option<String>,
@@ -41,7 +42,7 @@ pub(crate) struct Draft {
 }
 
 /// An owner column that starts as `""` and can still become NULL.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct OwnerId(Option<String>);
 
 impl Default for OwnerId {
@@ -199,9 +200,8 @@ impl Draft {
     /// The row.
     ///
     /// The server's date is that of the last form that touched the case, by a ledger too.
-    pub(crate) fn into_row(self, domain: &Domain, case_id: &CaseId, transactions: &[TransactionRow]) -> CaseRow {
-        let last = transactions.last().map(|transaction| transaction.server_date);
-        let server_modified_on = last.or(self.modified_on).unwrap_or_default();
+    pub(crate) fn into_row(self, domain: &Domain, case_id: &CaseId, last_form: Option<DateTime<Utc>>) -> CaseRow {
+        let server_modified_on = last_form.or(self.modified_on).unwrap_or_default();
         CaseRow {
             case_id: case_id.as_str().to_owned(),
             domain: domain.as_str().to_owned(),

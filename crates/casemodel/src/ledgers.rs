@@ -120,6 +120,22 @@ impl Ledgers {
         Some(self)
     }
 
+    /// Ledgers with these balances, without the transactions that made them.
+    pub(crate) fn of_values(values: Vec<LedgerValueRow>) -> Self {
+        let keyed = values
+            .into_iter()
+            .map(|value| ((value.section_id.clone(), value.entry_id.clone()), value));
+        Self {
+            values: keyed.collect(),
+            transactions: Vec::new(),
+        }
+    }
+
+    /// The balances, by section and entry.
+    pub(crate) fn values(&self) -> Vec<LedgerValueRow> {
+        self.values.values().cloned().collect()
+    }
+
     /// The rows, values by section and entry.
     pub(crate) fn into_rows(self) -> (Vec<LedgerValueRow>, Vec<LedgerTransactionRow>) {
         (self.values.into_values().collect(), self.transactions)

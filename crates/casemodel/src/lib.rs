@@ -14,6 +14,7 @@
 //! * `draft`: the columns and properties of the case while forms are applied to it;
 //! * `indices`, `attachments`: its children;
 //! * `ledgers`, `quantity`: its ledgers, and the numbers they are computed with;
+//! * [`checkpoint`]: what the forms of a case have come to, for a later replay to go on from;
 //! * `columns`: what a column can hold;
 //! * `copied`: a deleted case taken over from its Couch document;
 //! * [`couch_rebuild`]: a Couch case as Couch itself would make it anew from its forms, to be compared with SQL's;
@@ -24,8 +25,10 @@
 use proto::effects::{CaseEvent, CaseUpdate, FormEffects, FormFacts};
 use proto::ids::{CaseId, Domain, FormId};
 use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
+use serde::{Deserialize, Serialize};
 
 mod attachments;
+pub mod checkpoint;
 mod columns;
 mod copied;
 pub mod couch_rebuild;
@@ -43,6 +46,7 @@ mod transactions;
 pub use error::{CaseError, FieldProblem};
 
 use attachments::Attachments;
+use checkpoint::Checkpoint;
 use draft::Draft;
 use indices::IndexSession;
 use ledgers::Ledgers;
@@ -60,7 +64,7 @@ pub enum Mode {
 }
 
 /// What of a domain's settings decides a replay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Whether case attachments are kept (HQ's toggle `MM_CASE_PROPERTIES`). Without it they only mark the transaction.
     pub case_attachments: bool,
@@ -108,6 +112,12 @@ struct Case {
 /// A form that cannot be applied is reported and leaves no trace in the rest: the others are applied as if it had never
 /// been.
 pub fn replay(input: ReplayInput<'_>) -> Replayed {
+    replay_keeping(input, usize::MAX).0
+}
+
+/// As [`replay`], with the checkpoint behind the last form of a case that has so many forms, if a later replay may go on
+/// from there.
+pub fn replay_keeping(input: ReplayInput<'_>, checkpoint_from: usize) -> (Replayed, Option<Checkpoint>) {
     let ReplayInput {
         domain,
         case_id,
@@ -127,14 +137,14 @@ pub fn replay(input: ReplayInput<'_>) -> Replayed {
         }
     }
     let forms = order::sorted(forms);
-    let processed = process(case_id, &forms, options);
+    let mut processed = process(Processed::default(), case_id, &forms, options);
+    let is_plain = events.is_empty() && mode == Mode::AsProcessed;
+    let checkpoint = (is_plain && forms.len() >= checkpoint_from)
+        .then(|| Checkpoint::behind(&processed, 0, options))
+        .flatten();
+    let rejected = std::mem::take(&mut processed.rejected);
     let mut errors = Vec::new();
-    let bundle = processed.case.map(|case| {
-        let mut built = Built {
-            case,
-            ledgers: processed.ledgers,
-            accepted: processed.accepted,
-        };
+    let bundle = processed.into_built().map(|mut built| {
         if let Some(wanted) = wanted_order {
             errors.extend(built.reorder(case_id, wanted, options).err());
         }
@@ -153,11 +163,12 @@ pub fn replay(input: ReplayInput<'_>) -> Replayed {
             }
         },
     };
-    Replayed {
+    let replayed = Replayed {
         bundle,
-        rejected: processed.rejected,
+        rejected,
         errors,
-    }
+    };
+    (replayed, checkpoint)
 }
 
 /// What came of the forms one after the other.
@@ -170,9 +181,23 @@ struct Processed<'a> {
     rejected: Vec<(FormId, RejectReason)>,
 }
 
-/// Applies form after form, with a save after each.
-fn process<'a>(case_id: &CaseId, forms: &'a [FormEffects], options: Options) -> Processed<'a> {
-    let mut processed = Processed::default();
+impl<'a> Processed<'a> {
+    fn into_built(self) -> Option<Built<'a>> {
+        self.case.map(|case| Built {
+            case,
+            ledgers: self.ledgers,
+            accepted: self.accepted,
+        })
+    }
+}
+
+/// Applies form after form to what there is, with a save after each.
+fn process<'a>(
+    mut processed: Processed<'a>,
+    case_id: &CaseId,
+    forms: &'a [FormEffects],
+    options: Options,
+) -> Processed<'a> {
     for effects in forms {
         let applied = apply_form(case_id, processed.case.as_ref(), effects, options)
             .and_then(|next| Ok((next, processed.ledgers.of_form(effects)?)));
@@ -230,7 +255,7 @@ impl Built<'_> {
         } = self.case;
         let (ledger_values, ledger_transactions) = self.ledgers.into_rows();
         CaseBundle {
-            case: draft.into_row(domain, case_id, &transactions),
+            case: draft.into_row(domain, case_id, transactions.last().map(|last| last.server_date)),
             indices,
             attachments: attachments.into_rows(),
             transactions,

@@ -1,6 +1,6 @@
 //! Merging cases with their indices, attachments, transactions and ledgers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proto::rows::{AttachmentRow, CaseBundle, CaseRow, IndexRow, LedgerTransactionRow, LedgerValueRow, TransactionRow};
 use tracing::Instrument;
@@ -9,7 +9,7 @@ use crate::changes::{Changes, Matched, by_owner};
 use crate::error::{Error, Result};
 use crate::merge_forms::{MergeCounts, foreign};
 use crate::metric::Step;
-use crate::table::{Lock, Owner, Stored, TableRow, check_case};
+use crate::table::{Lock, Owner, Stored, TableRow, check_case, encoded};
 use crate::transaction::FencedTx;
 
 impl FencedTx {
@@ -26,10 +26,45 @@ impl FencedTx {
     pub async fn merge_cases(&self, cases: &[CaseBundle], absent: &[String]) -> Result<MergeCounts> {
         let _step = Step::start("merge");
         let span = tracing::info_span!("merge", what = "cases", documents = cases.len() + absent.len());
-        self.merge_cases_inner(cases, absent).instrument(span).await
+        self.merge(cases, absent, Transactions::All).instrument(span).await
     }
 
-    async fn merge_cases_inner(&self, cases: &[CaseBundle], absent: &[String]) -> Result<MergeCounts> {
+    /// As [`FencedTx::merge_cases`], for cases that are stored, whose transactions, their own and those of their ledgers, are
+    /// given for some forms only. Those of other forms are neither read nor touched; everything else is whole.
+    ///
+    /// # Errors
+    /// The same, and [`Error::Misplaced`] for a case that is not stored.
+    pub async fn grow_cases(&self, cases: &[CaseBundle]) -> Result<MergeCounts> {
+        let _step = Step::start("merge");
+        let span = tracing::info_span!("merge", what = "grown cases", documents = cases.len());
+        self.merge(cases, &[], Transactions::OfGivenForms).instrument(span).await
+    }
+
+    /// Which of these cases are stored exactly so. Their rows are locked until the end of the transaction.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn stored_as(&self, cases: &[CaseRow]) -> Result<HashSet<String>> {
+        let ids: Vec<&str> = cases.iter().map(|case| case.case_id.as_str()).collect();
+        let stored: Vec<Stored<CaseRow>> = self.stored(&CaseRow::TABLE, &ids, Lock::ForUpdate).await?;
+        let stored: HashMap<&str, &Stored<CaseRow>> = stored.iter().map(|row| (row.owner.as_str(), row)).collect();
+        let is_stored = |case: &&CaseRow| {
+            let wanted = Owner {
+                id: &case.case_id,
+                domain: &case.domain,
+            };
+            stored.get(case.case_id.as_str()).is_some_and(|found| {
+                let owner = Owner {
+                    id: &found.owner,
+                    domain: &found.domain,
+                };
+                encoded(&found.row, owner) == encoded(*case, wanted)
+            })
+        };
+        Ok(cases.iter().filter(is_stored).map(|case| case.case_id.clone()).collect())
+    }
+
+    async fn merge(&self, cases: &[CaseBundle], absent: &[String], which: Transactions) -> Result<MergeCounts> {
         let gone = absent.iter().map(|id| Owner {
             id,
             domain: self.domain().as_str(),
@@ -69,9 +104,9 @@ impl FencedTx {
         let (indices, attachments, transactions, values, ledger_transactions) = tokio::try_join!(
             self.stored::<IndexRow>(&IndexRow::TABLE, &existing, Lock::None),
             self.stored::<AttachmentRow>(&AttachmentRow::TABLE, &existing, Lock::None),
-            self.stored::<TransactionRow>(&TransactionRow::TABLE, &existing, Lock::None),
+            self.stored_transactions::<TransactionRow>(&existing, cases, which),
             self.stored::<LedgerValueRow>(&LedgerValueRow::TABLE, &existing, Lock::None),
-            self.stored::<LedgerTransactionRow>(&LedgerTransactionRow::TABLE, &existing, Lock::None),
+            self.stored_transactions::<LedgerTransactionRow>(&existing, cases, which),
         )?;
         let indices = children(cases, |case| &case.indices, indices);
         let attachments = children(cases, |case| &case.attachments, attachments);
@@ -84,6 +119,14 @@ impl FencedTx {
         for bundle in cases {
             let stored = by_case.remove(&bundle.case.case_id).unwrap_or_default();
             parents.of_set(owner(bundle), &stored, std::slice::from_ref(&bundle.case));
+        }
+        if which == Transactions::OfGivenForms
+            && let Some((absent, _)) = parents.insert.first()
+        {
+            return Err(Error::Misplaced {
+                document: absent.id.to_owned(),
+                why: "it is to grow, and is not stored",
+            });
         }
         parents.delete.extend(absent_stored.iter().map(|row| row.id));
         parents.insert.sort_unstable_by_key(|(owner, _)| owner.id);
@@ -109,6 +152,35 @@ impl FencedTx {
         counts += MergeCounts::of_children(&values);
         counts += MergeCounts::of_children(&ledger_transactions);
         Ok(counts)
+    }
+}
+
+/// Which transactions of its cases a merge is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transactions {
+    /// All.
+    All,
+    /// Those of the forms that it is given transactions of.
+    OfGivenForms,
+}
+
+impl FencedTx {
+    async fn stored_transactions<T: TableRow>(
+        &self,
+        existing: &[&str],
+        cases: &[CaseBundle],
+        which: Transactions,
+    ) -> Result<Vec<Stored<T>>> {
+        match which {
+            Transactions::All => self.stored(&T::TABLE, existing, Lock::None).await,
+            Transactions::OfGivenForms => {
+                let of_forms = cases.iter().flat_map(|bundle| {
+                    let rows = bundle.transactions.iter();
+                    rows.filter_map(|row| Some((bundle.case.case_id.as_str(), row.form_id.as_deref()?)))
+                });
+                self.stored_of_forms(&of_forms.collect::<Vec<_>>()).await
+            }
+        }
     }
 }
 

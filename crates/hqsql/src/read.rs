@@ -8,6 +8,7 @@ use proto::rows::{
     AttachmentRow, BlobMetaRow, CaseBundle, CaseRow, FormBundle, FormRow, IndexRow, LedgerTransactionRow,
     LedgerValueRow, OperationRow, TransactionRow,
 };
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::changes::by_owner;
@@ -41,8 +42,32 @@ pub(crate) async fn stored<T: TableRow>(
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     let rows = client.query(&statement, &[&ids]).await.map_err(&failed)?;
+    decoded(table, &rows)
+}
+
+/// The rows of these documents, each with a form, that are of the form.
+pub(crate) async fn stored_of_forms<T: TableRow>(
+    client: &Object,
+    table: &Table,
+    wanted: &[(&str, &str)],
+) -> Result<Vec<Stored<T>>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = Error::during("read rows of forms");
+    let statement = client
+        .prepare_cached(&table.select_of_forms())
+        .await
+        .map_err(&failed)?;
+    let (ids, forms): (Vec<&str>, Vec<&str>) = wanted.iter().copied().unzip();
+    let rows = client.query(&statement, &[&ids, &forms]).await.map_err(&failed)?;
+    decoded(table, &rows)
+}
+
+fn decoded<T: TableRow>(table: &Table, rows: &[Row]) -> Result<Vec<Stored<T>>> {
+    let failed = Error::during("read rows");
     let mut found = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let mut cells = Cells::new(row);
         let id = cells.take().map_err(&failed)?;
         let owner: String = cells.take().map_err(&failed)?;

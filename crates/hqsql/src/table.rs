@@ -90,6 +90,18 @@ impl Table {
         )
     }
 
+    /// Reads those rows of documents (`$1`) that are of forms (`$2`, one beside each document), by the index of forms: a
+    /// form has few rows, and a document may have very many.
+    pub(crate) fn select_of_forms(&self) -> String {
+        let Self { name, .. } = self;
+        let (columns, key) = (self.column_list(), self.key());
+        format!(
+            "select id, {columns} from unnest($1::text[], $2::text[]) as wanted (document, form) cross join lateral (\
+             select id::bigint as id, {columns} from {name} where form_id = wanted.form offset 0) found \
+             where {key} = wanted.document"
+        )
+    }
+
     pub(crate) fn copy(&self) -> String {
         format!("copy {} ({}) from stdin (format binary)", self.name, self.column_list())
     }

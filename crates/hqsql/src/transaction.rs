@@ -229,6 +229,11 @@ impl FencedTx {
         read::stored(self.client()?, table, ids, lock).await
     }
 
+    /// The stored rows of these documents, each with a form, that are of the form, in no order.
+    pub(crate) async fn stored_of_forms<T: TableRow>(&self, wanted: &[(&str, &str)]) -> Result<Vec<Stored<T>>> {
+        read::stored_of_forms(self.client()?, &T::TABLE, wanted).await
+    }
+
     /// Deletes what vanished and updates what differs. Deletion is first, since an updated row may take a unique key that
     /// a deleted one had.
     pub(crate) async fn delete_and_update<T: TableRow>(&self, changes: &Changes<'_, T>) -> Result<()> {

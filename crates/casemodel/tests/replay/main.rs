@@ -4,6 +4,7 @@
 
 mod attachments;
 mod blocks;
+mod checkpoints;
 mod couch_order;
 mod deleted;
 mod forms;

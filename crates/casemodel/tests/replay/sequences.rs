@@ -116,7 +116,7 @@ fn any_form(position: usize) -> impl Strategy<Value = FormEffects> {
         })
 }
 
-fn any_forms() -> impl Strategy<Value = Vec<FormEffects>> {
+pub(crate) fn any_forms() -> impl Strategy<Value = Vec<FormEffects>> {
     (0..9_usize).prop_flat_map(|count| (0..count).map(any_form).collect::<Vec<_>>())
 }
 
