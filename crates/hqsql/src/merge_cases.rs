@@ -37,7 +37,9 @@ impl FencedTx {
     pub async fn grow_cases(&self, cases: &[CaseBundle]) -> Result<MergeCounts> {
         let _step = Step::start("merge");
         let span = tracing::info_span!("merge", what = "grown cases", documents = cases.len());
-        self.merge(cases, &[], Transactions::OfGivenForms).instrument(span).await
+        self.merge(cases, &[], Transactions::OfGivenForms)
+            .instrument(span)
+            .await
     }
 
     /// Which of these cases are stored exactly so. Their rows are locked until the end of the transaction.
@@ -61,7 +63,11 @@ impl FencedTx {
                 encoded(&found.row, owner) == encoded(*case, wanted)
             })
         };
-        Ok(cases.iter().filter(is_stored).map(|case| case.case_id.clone()).collect())
+        Ok(cases
+            .iter()
+            .filter(is_stored)
+            .map(|case| case.case_id.clone())
+            .collect())
     }
 
     async fn merge(&self, cases: &[CaseBundle], absent: &[String], which: Transactions) -> Result<MergeCounts> {

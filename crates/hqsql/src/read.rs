@@ -55,10 +55,7 @@ pub(crate) async fn stored_of_forms<T: TableRow>(
         return Ok(Vec::new());
     }
     let failed = Error::during("read rows of forms");
-    let statement = client
-        .prepare_cached(&table.select_of_forms())
-        .await
-        .map_err(&failed)?;
+    let statement = client.prepare_cached(&table.select_of_forms()).await.map_err(&failed)?;
     let (ids, forms): (Vec<&str>, Vec<&str>) = wanted.iter().copied().unzip();
     let rows = client.query(&statement, &[&ids, &forms]).await.map_err(&failed)?;
     decoded(table, &rows)

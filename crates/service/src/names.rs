@@ -72,6 +72,7 @@ pub const ALL: &[Metric] = &[
     metric(BATCH_SECONDS, Histogram, Unit::Seconds, &["stage"], "Time from the claim of a batch to its end"),
     metric(LATE_FORMS, Counter, Unit::Count, &[], "Forms that reached Couch after their domain was switched to SQL: they are not in SQL"),
     metric(state::names::CLAIMS, Counter, Unit::Count, &["stage", "outcome"], "Attempts to claim a batch"),
+    metric(state::names::REPLAY_INPUTS, Counter, Unit::Count, &["from"], "Staged effects of forms on cases that were read for replays"),
     metric(broker::metric_names::PUBLISHED, Counter, Unit::Count, &["stage", "outcome"], "Messages handed to the broker"),
     metric(broker::metric_names::PUBLISH_SECONDS, Histogram, Unit::Seconds, &["stage"], "Time until the broker confirmed a message"),
     metric(broker::metric_names::DELIVERED, Counter, Unit::Count, &["stage", "outcome"], "Messages handed to workers"),

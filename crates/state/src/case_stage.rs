@@ -7,35 +7,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proto::topology::Stage;
-use sqlx::{Postgres, Row, Transaction};
+use sqlx::{Postgres, Transaction};
 
-use crate::batch::{Claim, check_claim, finish_claim, insert_batch};
+use crate::batch::{Claim, finish_claim, insert_batch};
+use crate::checkpoint;
 use crate::outcome::{DocError, record_errors, record_missing_docs};
-use crate::patch_outcome::{self, LEDGER_CORRECTION};
+use crate::patch_outcome;
 use crate::scan::with_buckets;
 use crate::{State, StateError};
 
-/// Durable inputs of the replays of a batch.
-#[derive(Clone, Debug, Default)]
-pub struct CaseInputs {
-    /// Dirty rows, read before the rest.
-    pub dirty: Vec<i64>,
-    /// Staged effects of accepted forms: case, form, encoded `FormEffects`.
-    pub staged: Vec<(String, String, Vec<u8>)>,
-    /// Of which writing of each form the staged effects are.
-    pub staged_as: HashMap<String, i64>,
-    /// The same of forms that this very case refused, to be judged again: another form may have come or gone meanwhile.
-    pub refused: Vec<(String, String, Vec<u8>)>,
-    /// Of the accepted forms, as (case, form), those whose row somebody has begun to remove since this very case refused
-    /// them, and has not come to the verdict.
-    pub removing: Vec<(String, String)>,
-    /// The same of patch forms: nobody can write their rows anew, so that the case refuses them in any event.
-    pub removing_patches: Vec<(String, String)>,
-    /// Events: case, encoded `CaseEvent`.
-    pub events: Vec<(String, Vec<u8>)>,
-    /// What patch forms set in ledgers beside themselves: case, patch form, encoded `CaseEvent`.
-    pub corrections: Vec<(String, String, Vec<u8>)>,
-}
+pub use crate::case_inputs::CaseInputs;
+pub use crate::checkpoint::Standing;
 
 /// A form that a replay refused.
 #[derive(Clone, Debug)]
@@ -74,95 +56,15 @@ pub struct CaseResults {
     pub withdrawn: Vec<String>,
     /// Cases that could not be built.
     pub failed: Vec<FailedCase>,
+    /// [`CaseInputs::standing`] of what was replayed.
+    pub standing: Standing,
+    /// Checkpoints behind the forms of large cases, encoded.
+    pub checkpoints: HashMap<String, Vec<u8>>,
 }
 
 impl State {
-    /// The ids of the dirty rows of these cases, then the inputs of their replays.
-    ///
-    /// # Errors
-    /// [`StateError::LostClaim`], [`StateError::EpochOver`].
-    pub async fn case_inputs(&self, claim: &Claim, case_ids: &[String]) -> Result<CaseInputs, StateError> {
-        let (buckets, ids) = with_buckets(case_ids);
-        // Read committed: each statement sees what is committed when it starts, so what the first one saw as dirty is
-        // among what the second one reads.
-        let mut tx = self.pool.begin().await?;
-        check_claim(&mut tx, claim).await?;
-        let dirty = sqlx::query_scalar(
-            "select d.id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             join dirty_case d on d.migration_id = $1 and d.bucket = i.bucket and d.case_id = i.case_id",
-        )
-        .bind(claim.migration_id.0)
-        .bind(&buckets)
-        .bind(&ids)
-        .fetch_all(&mut *tx)
-        .await?;
-        let rows = sqlx::query(
-            "select s.case_id, s.form_id, s.payload, s.begun, v.form_id is not null and not v.removing as refused,
-                    v.form_id is not null and v.removing and v.case_id = s.case_id as removing, p.form_id is not null as is_patch
-             from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             join staged_update s on s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
-             left join form_verdict v on v.migration_id = $1 and v.form_id = s.form_id
-             left join patch_form p on p.migration_id = $1 and p.form_id = v.form_id
-             where v.form_id is null or v.removing or v.case_id = s.case_id",
-        )
-        .bind(claim.migration_id.0)
-        .bind(&buckets)
-        .bind(&ids)
-        .fetch_all(&mut *tx)
-        .await?;
-        let (mut staged, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
-        let (mut removing, mut removing_patches) = (Vec::new(), Vec::new());
-        let mut staged_as = HashMap::new();
-        for row in &rows {
-            let form_id: String = row.try_get("form_id")?;
-            staged_as.insert(form_id.clone(), row.try_get("begun")?);
-            if row.try_get("removing")? {
-                let list = if row.try_get("is_patch")? {
-                    &mut removing_patches
-                } else {
-                    &mut removing
-                };
-                list.push((row.try_get("case_id")?, form_id.clone()));
-            }
-            let effects = (row.try_get("case_id")?, form_id, row.try_get("payload")?);
-            if row.try_get("refused")? {
-                refused.push(effects);
-            } else {
-                staged.push(effects);
-            }
-        }
-        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
-            "select e.case_id, e.kind, e.payload from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
-             join case_event e on e.migration_id = $1 and e.bucket = i.bucket and e.case_id = i.case_id
-             order by e.case_id, e.kind",
-        )
-        .bind(claim.migration_id.0)
-        .bind(&buckets)
-        .bind(&ids)
-        .fetch_all(&mut *tx)
-        .await?;
-        let (mut events, mut corrections) = (Vec::new(), Vec::new());
-        for (case_id, kind, payload) in rows {
-            match kind.strip_prefix(LEDGER_CORRECTION) {
-                Some(form_id) => corrections.push((case_id, form_id.to_owned(), payload)),
-                None => events.push((case_id, payload)),
-            }
-        }
-        tx.commit().await?;
-        Ok(CaseInputs {
-            dirty,
-            staged,
-            refused,
-            removing,
-            removing_patches,
-            staged_as,
-            events,
-            corrections,
-        })
-    }
-
-    /// Ends the claim: the dirty rows that were read go, each case's generation rises, verdicts make the other cases of
-    /// their forms dirty.
+    /// Ends the claim: the dirty rows that were read go, each case's generation rises, checkpoints are kept, verdicts make the
+    /// other cases of their forms dirty.
     ///
     /// # Errors
     /// [`StateError::LostClaim`], [`StateError::EpochOver`]; the cases are replayed again then.
@@ -189,6 +91,7 @@ impl State {
         .bind(&replayed)
         .execute(&mut *tx)
         .await?;
+        checkpoint::keep(&mut tx, claim, &results.standing, &results.checkpoints).await?;
         sqlx::query("delete from dirty_case where id = any($1)")
             .bind(dirty)
             .execute(&mut *tx)

@@ -303,8 +303,10 @@ pub(crate) async fn unstage(
     Ok(())
 }
 
+/// Stages what forms do to their cases; these become dirty. Only a form that nobody has seen before is certainly new to its
+/// cases: others leave dirty rows that name no form.
 async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&StagedForm]) -> Result<(), StateError> {
-    let mut rows: Vec<(i16, &str, &str, &[u8], i64)> = forms
+    let mut rows: Vec<(i16, &str, &str, &[u8], i64, bool)> = forms
         .iter()
         .flat_map(|form| form.cases.iter().map(move |case| (form, case)))
         .map(|(form, case)| {
@@ -314,6 +316,7 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
                 form.form_id.as_str(),
                 case.payload.as_slice(),
                 form.begun,
+                form.seen_before,
             )
         })
         .collect();
@@ -323,16 +326,18 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     // Neighbours of the index beside each other.
     rows.sort_unstable();
     sqlx::query(
-        "with staged as (
+        "with input as (
+             select * from unnest($2::smallint[], $3::text[], $4::text[], $5::bytea[], $7::bigint[], $8::boolean[])
+                           i(bucket, case_id, form_id, payload, begun, seen_before)
+         ),
+         staged as (
              insert into staged_update (migration_id, bucket, case_id, form_id, rules, payload, begun)
-             select $1, bucket, case_id, form_id, $6, payload, begun
-             from unnest($2::smallint[], $3::text[], $4::text[], $5::bytea[], $7::bigint[])
-                  i(bucket, case_id, form_id, payload, begun)
+             select $1, bucket, case_id, form_id, $6, payload, begun from input
              on conflict (migration_id, bucket, case_id, form_id)
              do update set rules = excluded.rules, payload = excluded.payload, begun = excluded.begun
-             returning bucket, case_id
          )
-         insert into dirty_case (migration_id, bucket, case_id) select $1, bucket, case_id from staged",
+         insert into dirty_case (migration_id, bucket, case_id, form_id)
+         select $1, bucket, case_id, case when not seen_before then form_id end from input",
     )
     .bind(claim.migration_id.0)
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -341,6 +346,7 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
     .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
     .bind(proto::effects::RULES_VERSION)
     .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.5).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -10,7 +10,7 @@
 //! * [`scan`]: cursors that move with the batches that a scan found, and cutting batches out of pending cases.
 //! * [`form_stage`], [`case_stage`], [`diff_stage`]: what each worker reads and the one transaction it ends with;
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
-//!   worker finds gone; [`unusable`]: documents that no stage can take.
+//!   worker finds gone; [`unusable`]: documents that no stage can take; `checkpoint`: what replays of large cases go on from.
 //! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
 //! * [`follow`]: what a followed domain takes of the changes of its source; module `feed`: the feed as its one reader sees it.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
@@ -31,7 +31,7 @@
 //! 4. `doc_revision`, by document (`revisions`): whoever decides about forms or copied cases. It guards what is staged of
 //!    the document, its verdict, its `patch_form` and `lost_form`, its blob changes, and all that is recorded of a form.
 //! 5. `case_state`, by bucket and case (`scan::lock_case_states`): whoever decides about cases. It guards the dirty rows that
-//!    were read, events and orders, refusals of patches, and all that is recorded of a case.
+//!    were read, checkpoints, events and orders, refusals of patches, and all that is recorded of a case.
 //! 6. `patch_form`, by form, where somebody puts forms on record or takes them off.
 //! 7. `operator_rule`, by name: last, together with what a rule sets aside.
 //!
@@ -42,9 +42,11 @@ mod again;
 pub mod batch;
 pub mod blob_change;
 mod burial;
+mod case_inputs;
 pub mod case_order;
 pub mod case_stage;
 pub mod changed;
+mod checkpoint;
 pub mod commit;
 mod deleted_case;
 pub mod diff_stage;

@@ -10,6 +10,7 @@ use crate::{MigrationId, State, StateError};
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
 const PURGED: [&str; 27] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
+    "delete from case_checkpoint where ctid = any(array(select ctid from case_checkpoint where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
     "delete from doc_revision where ctid = any(array(select ctid from doc_revision where migration_id = $1 limit $2))",
     "delete from case_event where ctid = any(array(select ctid from case_event where migration_id = $1 limit $2))",

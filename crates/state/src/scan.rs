@@ -145,17 +145,31 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn cut_case_batches(&self, held: &DriverLease, limits: &CutLimits) -> Result<usize, StateError> {
         // A case that was set aside is not cut again: it would fail again. `unpark` gives it its next chance.
+        // A case that goes on from a checkpoint weighs what is new, and the checkpoint.
         let sql = "select d.bucket, d.case_id,
-                          (select greatest(count(*), 1) + coalesce(sum(octet_length(s.payload)), 0)::bigint / 1024
-                           from staged_update s
-                           where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id)
+                          case when d.is_growing and c.generation is not null then
+                              (select greatest(count(*), 1) + coalesce(sum(octet_length(s.payload)), 0)::bigint / 1024
+                               from dirty_case n
+                               join staged_update s on s.migration_id = $1 and s.bucket = n.bucket
+                                                   and s.case_id = n.case_id and s.form_id = n.form_id
+                               where n.migration_id = $1 and n.bucket = d.bucket and n.case_id = d.case_id)
+                              + octet_length(c.payload) / 1024
+                          else
+                              (select greatest(count(*), 1) + coalesce(sum(octet_length(s.payload)), 0)::bigint / 1024
+                               from staged_update s
+                               where s.migration_id = $1 and s.bucket = d.bucket and s.case_id = d.case_id)
+                          end
                           + (select coalesce(sum(octet_length(e.payload)), 0)::bigint / 1024 from case_event e
                              where e.migration_id = $1 and e.bucket = d.bucket and e.case_id = d.case_id) as weight
-                   from (select bucket, case_id from dirty_case
+                   from (select bucket, case_id, bool_and(form_id is not null) as is_growing from dirty_case
                          where migration_id = $1 and (bucket, case_id) > ($2, $3)
                            and case_id not in (select unnest(ids) from batch
                                                where migration_id = $1 and stage = 'case' and state = 'parked')
                          group by bucket, case_id order by bucket, case_id limit $4) d
+                   left join case_checkpoint c
+                       on c.migration_id = $1 and c.bucket = d.bucket and c.case_id = d.case_id
+                      and c.generation = (select g.generation from case_state g
+                                          where g.migration_id = $1 and g.bucket = d.bucket and g.case_id = d.case_id)
                    order by d.bucket, d.case_id";
         self.cut(held, limits, REPLAY_PASS, Stage::Case, sql).await
     }

@@ -4,7 +4,11 @@
 //! buckets, reads which dirty rows there are and then the inputs of the replays, runs the pure model, merges the rows and
 //! commits. Only then does it delete the dirty rows that it had read: a form staged meanwhile has left its own, and its
 //! case is replayed again.
+//!
+//! A case with very many forms has a checkpoint (`growth`): it is read, replayed and written from there on, if nothing but new
+//! forms has come to it.
 
+mod growth;
 mod replay;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,18 +22,24 @@ use state::State;
 use state::batch::Claim;
 use state::case_stage::{CaseInputs, CaseResults, Verdict};
 
-use crate::replay::Outcome;
+use crate::growth::Growing;
+use crate::replay::{Outcome, Settings};
 
 /// Handles case batches.
 pub struct CaseHandler {
     state: State,
     target: Target,
+    checkpoint_from: usize,
 }
 
 impl CaseHandler {
-    /// A handler on these databases.
-    pub fn new(state: State, target: Target) -> Self {
-        Self { state, target }
+    /// A handler on these databases, which keeps checkpoints of cases with so many forms.
+    pub fn new(state: State, target: Target, checkpoint_from: usize) -> Self {
+        Self {
+            state,
+            target,
+            checkpoint_from,
+        }
     }
 
     async fn shard(
@@ -42,18 +52,31 @@ impl CaseHandler {
         let tx = self.target.begin(shard, &claim.domain, claim.epoch).await?;
         let buckets: Vec<i16> = case_ids.iter().map(|id| proto::bucket::of(id)).collect();
         tx.lock_buckets(&claim.domain, &buckets).await?;
-        let inputs = self.state.case_inputs(claim, &case_ids).await?;
+        let mut inputs = self.state.case_inputs(claim, &case_ids).await?;
         let owners = tx.case_owners(&case_ids).await?;
         let foreign: Vec<String> = owners
             .into_iter()
             .filter(|(_, owner)| owner != claim.domain.as_str())
             .map(|(id, _)| id)
             .collect();
-        let dirty = inputs.dirty.clone();
-        let staged_as = inputs.staged_as.clone();
-        let outcome = self.replay(claim, case_ids, inputs, foreign).await?;
+        let mut dirty = std::mem::take(&mut inputs.dirty);
+        let mut staged_as = inputs.staged_as.clone();
+        let mut standing = std::mem::take(&mut inputs.standing);
+        let kept = std::mem::take(&mut inputs.checkpoints);
+        let growing = growth::growing(&tx, &claim.domain, kept).await?;
+        let mut outcome = self.replay(claim, case_ids, inputs, growing, foreign.clone()).await?;
+        let anew = std::mem::take(&mut outcome.anew);
+        if !anew.is_empty() {
+            let mut inputs = self.state.all_case_inputs(claim, &anew).await?;
+            dirty.append(&mut inputs.dirty);
+            staged_as.extend(inputs.staged_as.clone());
+            standing.read_again(&anew, std::mem::take(&mut inputs.standing));
+            outcome.extend(self.replay(claim, anew, inputs, Growing::new(), foreign).await?);
+        }
         self.write(claim, tx, &outcome, &staged_as).await?;
         results.staged_as.extend(staged_as);
+        results.standing.extend(standing);
+        results.checkpoints.extend(outcome.checkpoints);
         results.replayed.extend(outcome.replayed);
         results.verdicts.extend(outcome.verdicts);
         results.withdrawn.extend(outcome.withdrawn);
@@ -67,14 +90,19 @@ impl CaseHandler {
         claim: &Claim,
         case_ids: Vec<String>,
         inputs: CaseInputs,
+        growing: Growing,
         foreign: Vec<String>,
     ) -> Result<Outcome, BatchFailure> {
         let domain = claim.domain.clone();
-        let options = DomainOptions::from_json(&self.state.options(claim.migration_id).await?);
-        let span = tracing::info_span!("replay", cases = case_ids.len(), forms = inputs.staged.len());
+        let settings = Settings {
+            options: DomainOptions::from_json(&self.state.options(claim.migration_id).await?),
+            checkpoint_from: self.checkpoint_from,
+        };
+        let forms = inputs.forms();
+        let span = tracing::info_span!("replay", cases = case_ids.len(), forms, growing = growing.len());
         tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
-            replay::replay_batch(&domain, case_ids, inputs, &foreign, options)
+            replay::replay_batch(&domain, case_ids, inputs, &growing, &foreign, settings)
         })
         .await
         .map_err(|_| BatchFailure::defect("the replay of a case panicked"))?
@@ -88,6 +116,9 @@ impl CaseHandler {
         staged_as: &HashMap<String, i64>,
     ) -> Result<(), BatchFailure> {
         tx.merge_cases(&outcome.bundles, &outcome.absent).await?;
+        if !outcome.grown.is_empty() {
+            tx.grow_cases(&outcome.grown).await?;
+        }
         let corrections = outcome.corrections.iter();
         let consumptions: Vec<DailyConsumption<'_>> = corrections
             .map(|(case_id, one)| DailyConsumption {

@@ -15,6 +15,9 @@ fn main() -> ExitCode {
     run_worker(
         "case-worker",
         "Replays cases from what was staged.",
-        |_, state, target| async move { Ok(Arc::new(CaseHandler::new(state, target)) as Arc<dyn BatchHandler>) },
+        |config, state, target| async move {
+            let handler = CaseHandler::new(state, target, config.worker.checkpoint_from);
+            Ok(Arc::new(handler) as Arc<dyn BatchHandler>)
+        },
     )
 }

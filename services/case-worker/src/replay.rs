@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use casemodel::checkpoint::Checkpoint;
 use casemodel::{Mode, Options, ReplayInput};
 use proto::effects::{CaseEvent, FormEffects, LedgerConsumption};
 use proto::ids::{CaseId, Domain};
@@ -10,11 +11,19 @@ use service::domain_options::DomainOptions;
 use service::worker::BatchFailure;
 use state::case_stage::{CaseInputs, FailedCase, Verdict};
 
+use crate::growth::{self, Growing};
+
 /// What came of the replays of a batch.
 #[derive(Default)]
 pub(crate) struct Outcome {
     /// Cases with rows.
     pub(crate) bundles: Vec<CaseBundle>,
+    /// Cases that went on from a checkpoint: their transactions are those of the new forms.
+    pub(crate) grown: Vec<CaseBundle>,
+    /// Cases whose checkpoint does not serve: they are to be replayed from all of their inputs.
+    pub(crate) anew: Vec<String>,
+    /// Checkpoints of large cases, encoded.
+    pub(crate) checkpoints: HashMap<String, Vec<u8>>,
     /// Cases that nothing builds: their rows go, if there are any.
     pub(crate) absent: Vec<String>,
     /// All cases that were replayed.
@@ -29,16 +38,41 @@ pub(crate) struct Outcome {
     pub(crate) corrections: Vec<(String, LedgerConsumption)>,
 }
 
+impl Outcome {
+    /// Takes in what came of other cases.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.bundles.extend(other.bundles);
+        self.grown.extend(other.grown);
+        self.anew.extend(other.anew);
+        self.checkpoints.extend(other.checkpoints);
+        self.absent.extend(other.absent);
+        self.replayed.extend(other.replayed);
+        self.verdicts.extend(other.verdicts);
+        self.withdrawn.extend(other.withdrawn);
+        self.failed.extend(other.failed);
+        self.corrections.extend(other.corrections);
+    }
+}
+
+/// What decides beside the inputs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) options: DomainOptions,
+    /// Forms of a case from which on it gets a checkpoint.
+    pub(crate) checkpoint_from: usize,
+}
+
+/// The inputs of one case.
 #[derive(Default)]
-struct Inputs {
+pub(crate) struct Inputs {
     /// Accepted forms, and those that the case refused before.
-    forms: Vec<FormEffects>,
+    pub(crate) forms: Vec<FormEffects>,
     refused: BTreeSet<String>,
     /// Of the accepted forms, those that the case has begun to refuse.
     removing: BTreeSet<String>,
     /// Patch forms that the case has begun to refuse.
     removing_patches: BTreeSet<String>,
-    events: Vec<CaseEvent>,
+    pub(crate) events: Vec<CaseEvent>,
     /// What patch forms set in ledgers beside themselves.
     corrections: Vec<(String, Vec<LedgerConsumption>)>,
 }
@@ -48,9 +82,14 @@ pub(crate) fn replay_batch(
     domain: &Domain,
     case_ids: Vec<String>,
     inputs: CaseInputs,
+    growing: &Growing,
     foreign: &[String],
-    options: DomainOptions,
+    settings: Settings,
 ) -> Result<Outcome, BatchFailure> {
+    let Settings {
+        options,
+        checkpoint_from,
+    } = settings;
     let foreign: HashSet<&str> = foreign.iter().map(String::as_str).collect();
     let mut by_case = decode(inputs)?;
     let mut outcome = Outcome::default();
@@ -58,6 +97,19 @@ pub(crate) fn replay_batch(
     let mut refused: BTreeMap<String, Verdict> = BTreeMap::new();
     for case_id in &case_ids {
         let mut inputs = by_case.remove(case_id).unwrap_or_default();
+        if let Some(checkpoint) = growing.get(case_id) {
+            let checkpoint = checkpoint.as_ref().filter(|_| !foreign.contains(case_id.as_str()));
+            match growth::go_on(domain, case_id, checkpoint, inputs, options) {
+                Some((bundle, next)) => {
+                    outcome.grown.push(bundle);
+                    keep(&mut outcome, case_id, &next);
+                    outcome.replayed.push(case_id.clone());
+                }
+                None => outcome.anew.push(case_id.clone()),
+            }
+            continue;
+        }
+        outcome.replayed.push(case_id.clone());
         if foreign.contains(case_id.as_str()) {
             for effects in &inputs.forms {
                 let form_id = effects.form.form_id.as_str();
@@ -74,16 +126,15 @@ pub(crate) fn replay_batch(
         }
         let kept = |effects: &FormEffects| !inputs.removing_patches.contains(effects.form.form_id.as_str());
         inputs.forms.retain(kept);
-        let replayed = casemodel::replay(ReplayInput {
+        let input = ReplayInput {
             domain,
             case_id: &CaseId::new(case_id.clone()),
             forms: inputs.forms,
             events: inputs.events,
-            options: Options {
-                case_attachments: options.case_attachments,
-            },
+            options: model_options(options),
             mode: Mode::AsProcessed,
-        });
+        };
+        let (replayed, checkpoint) = casemodel::replay_keeping(input, checkpoint_from);
         for (form_id, reason) in &replayed.rejected {
             inputs.removing.remove(form_id.as_str());
             if !inputs.refused.remove(form_id.as_str()) {
@@ -107,18 +158,34 @@ pub(crate) fn replay_batch(
                 message: error.to_string(),
             });
         }
-        place(&mut outcome, case_id, replayed.bundle);
+        place(&mut outcome, case_id, replayed.bundle, checkpoint.as_ref());
     }
     outcome.verdicts = refused.into_values().collect();
-    outcome.replayed = case_ids;
     Ok(outcome)
 }
 
+pub(crate) fn model_options(options: DomainOptions) -> Options {
+    Options {
+        case_attachments: options.case_attachments,
+    }
+}
+
+fn keep(outcome: &mut Outcome, case_id: &str, checkpoint: &Checkpoint) {
+    if let Some(bytes) = growth::encoded(checkpoint) {
+        outcome.checkpoints.insert(case_id.to_owned(), bytes);
+    }
+}
+
 /// A bundle is written if the tables can hold it. One that they cannot is recorded, and the case has no rows.
-fn place(outcome: &mut Outcome, case_id: &str, bundle: Option<CaseBundle>) {
+fn place(outcome: &mut Outcome, case_id: &str, bundle: Option<CaseBundle>, checkpoint: Option<&Checkpoint>) {
     match bundle {
         Some(bundle) => match hqsql::check_case(&bundle) {
-            Ok(()) => outcome.bundles.push(bundle),
+            Ok(()) => {
+                outcome.bundles.push(bundle);
+                if let Some(checkpoint) = checkpoint {
+                    keep(outcome, case_id, checkpoint);
+                }
+            }
             Err(error) => {
                 outcome.failed.push(FailedCase {
                     case_id: case_id.to_owned(),
@@ -250,9 +317,17 @@ mod tests {
     }
 
     fn outcome(inputs: CaseInputs, foreign: &[&str]) -> Outcome {
+        outcome_of(inputs, &Growing::new(), foreign)
+    }
+
+    fn outcome_of(inputs: CaseInputs, growing: &Growing, foreign: &[&str]) -> Outcome {
         let foreign: Vec<String> = foreign.iter().map(|id| (*id).to_owned()).collect();
-        let options = DomainOptions::default();
-        replay_batch(&Domain::new("d"), vec!["c".to_owned()], inputs, &foreign, options).unwrap()
+        let settings = Settings {
+            options: DomainOptions::default(),
+            checkpoint_from: 3,
+        };
+        let case_ids = vec!["c".to_owned()];
+        replay_batch(&Domain::new("d"), case_ids, inputs, growing, &foreign, settings).unwrap()
     }
 
     fn verdicts(outcome: &Outcome) -> Vec<(&str, &str)> {
@@ -365,6 +440,35 @@ mod tests {
             "it is replayed without the form"
         );
         assert_eq!(corrected(&lost), ["1"]);
+    }
+
+    #[test]
+    fn a_large_case_goes_on_from_its_checkpoint() {
+        let staged = |range: std::ops::Range<i64>| CaseInputs {
+            staged: range.map(|minute| form(&format!("f{minute}"), minute, true)).collect(),
+            ..CaseInputs::default()
+        };
+        assert!(outcome(staged(0..2), &[]).checkpoints.is_empty());
+        let first = outcome(staged(0..3), &[]);
+        let kept: Growing = [("c".to_owned(), Checkpoint::decode(&first.checkpoints["c"]))].into();
+        let grown = outcome_of(staged(3..5), &kept, &[]);
+        assert_eq!((grown.bundles.len(), grown.anew.len()), (0, 0));
+        assert_eq!(grown.replayed, ["c"]);
+        let all = outcome(staged(0..5), &[]);
+        assert_eq!(grown.grown[0].case, all.bundles[0].case);
+        assert_eq!(grown.grown[0].transactions, all.bundles[0].transactions[3..]);
+        assert_eq!(grown.checkpoints, all.checkpoints);
+        let without: Growing = [("c".to_owned(), None)].into();
+        for needs_all in [
+            outcome_of(staged(2..5), &kept, &[]),
+            outcome_of(staged(0..0), &kept, &[]),
+            outcome_of(staged(3..5), &kept, &["c"]),
+            outcome_of(staged(3..5), &without, &[]),
+        ] {
+            assert_eq!(needs_all.anew, ["c"]);
+            assert_eq!((needs_all.grown.len(), needs_all.replayed.len()), (0, 0));
+            assert_eq!((needs_all.absent.len(), needs_all.checkpoints.len()), (0, 0));
+        }
     }
 
     #[test]

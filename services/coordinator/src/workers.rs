@@ -44,7 +44,11 @@ impl Workforce {
                 blobs.clone(),
                 SourceAccess::of(&context.config),
             )),
-            Arc::new(CaseHandler::new(state.clone(), target.clone())),
+            Arc::new(CaseHandler::new(
+                state.clone(),
+                target.clone(),
+                context.config.worker.checkpoint_from,
+            )),
             Arc::new(DiffHandler::new(state.clone(), target, forms_db, blobs)),
         ];
         let stop = CancellationToken::new();

@@ -134,9 +134,13 @@ fn events_settings_and_nothing_new_need_all_forms() {
     assert_eq!(kept, None);
     let later = [one("b", 2)];
     let with = |events, options, mode| {
-        with_input(&later, events, |input| replay_on(&checkpoint, ReplayInput { options, mode, ..input }))
+        with_input(&later, events, |input| {
+            replay_on(&checkpoint, ReplayInput { options, mode, ..input })
+        })
     };
-    let without_attachments = Options { case_attachments: false };
+    let without_attachments = Options {
+        case_attachments: false,
+    };
     assert!(with(Vec::new(), OPTIONS, Mode::AsProcessed).is_some());
     assert!(with(order(), OPTIONS, Mode::AsProcessed).is_none());
     assert!(with(Vec::new(), without_attachments, Mode::AsProcessed).is_none());

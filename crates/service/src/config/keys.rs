@@ -218,6 +218,7 @@ pub const KEYS: &[Key] = &[
     key("worker", "lease", Duration, "", Value("\"30s\""), "How long a claimed batch is a silent worker's before another may take it. Renewed while the worker works."),
     key("worker", "max_attempts", Count, "attempts", Value("5"), "Attempts of a single document before it is recorded with its error."),
     key("worker", "shutdown_grace", Duration, "", Value("\"10s\""), "How long batches in hand may take to finish after SIGTERM; then they are given back."),
+    key("worker", "checkpoint_from", Count, "forms", Value("500"), "Forms of a case from which on a replay keeps a checkpoint, so that the next one costs what its new forms cost. For fewer, reading them again is as cheap."),
 
     key("driver", "window", Count, "batches", Value("16"), "Batches in flight per domain. Bounds the queues, and keeps one large domain from holding up the others."),
     key("driver", "scan_page", Count, "rows", Value("5000"), "Rows of one view page."),

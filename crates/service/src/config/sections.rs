@@ -180,6 +180,8 @@ pub struct WorkerConfig {
     /// Time that batches in hand get when the process is told to stop.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
+    /// Forms of a case from which on its replays go on from a checkpoint.
+    pub checkpoint_from: usize,
 }
 
 /// `[driver]`: scanning and dispatching.

@@ -58,6 +58,7 @@ impl Config {
 
         within("worker.concurrency", self.worker.concurrency, 1, 256)?;
         within("worker.max_attempts", self.worker.max_attempts, 1, 1_000)?;
+        within("worker.checkpoint_from", self.worker.checkpoint_from, 1, 1_000_000)?;
         if self.worker.lease < SHORTEST_LEASE {
             return Err(ConfigError::unusable("worker.lease", "is too short: use 3s or more"));
         }

@@ -5,6 +5,7 @@ mod blob_changes;
 mod burials;
 mod cases;
 mod changed;
+mod checkpoints;
 mod claims;
 mod commits;
 mod contention;
