@@ -1,6 +1,6 @@
 use hqsql::{CaseCounts, Error, ErrorKind, MergeCounts};
 use proto::effects::Relationship;
-use proto::rows::CaseBundle;
+use proto::rows::{CaseBundle, LedgerTransactionRow};
 
 use crate::database::{Fixture, SHARD, domain, soon, until_waiting};
 use crate::rows::{attachment, case, form, ids, index, ledger_transaction, ledger_value, transaction};
@@ -354,4 +354,102 @@ async fn an_index_that_hq_never_writes_is_reported() {
         (error.kind(), error.document(), error.code()),
         (ErrorKind::Document, Some("a"), "C2S-1410")
     );
+}
+
+/// A case as it stands after the form `form_id`, with the transactions of that form only.
+fn grown(mut case: CaseBundle, form_id: &str, second: i64) -> CaseBundle {
+    case.case.server_modified_on = crate::rows::at(second);
+    case.case.case_json = format!("{{\"last\":\"{form_id}\"}}");
+    case.transactions = vec![transaction(Some(form_id), second, 1)];
+    case.ledger_transactions = vec![LedgerTransactionRow {
+        form_id: form_id.to_owned(),
+        ..ledger_transaction("aspirin", second)
+    }];
+    case.ledger_values = vec![ledger_value("aspirin", 9)];
+    case
+}
+
+#[tokio::test]
+async fn a_grown_case_keeps_the_transactions_of_other_forms() {
+    let fixture = Fixture::new().await;
+    let before = case("a");
+    merge(&fixture, &[before.clone(), case("b")], &[]).await;
+    let old =
+        "select id, ctid, xmin from form_processor_casetransaction where coalesce(form_id, '') <> 'f9' order by id";
+    let untouched = fixture.rows(old).await;
+    let grow = async |case: &CaseBundle| {
+        let tx = fixture.begin().await;
+        let counts = tx.grow_cases(std::slice::from_ref(case)).await.unwrap();
+        tx.commit().await.unwrap();
+        counts
+    };
+    let after = grown(before.clone(), "f9", 9);
+    let counts = grow(&after).await;
+    assert_eq!(
+        counts,
+        MergeCounts {
+            updated: 1,
+            children_inserted: 2,
+            children_updated: 1,
+            children_deleted: 1,
+            ..MergeCounts::default()
+        }
+    );
+    let whole = CaseBundle {
+        transactions: [before.transactions, after.transactions.clone()].concat(),
+        ledger_transactions: [before.ledger_transactions, after.ledger_transactions.clone()].concat(),
+        ..after.clone()
+    };
+    let mut read = fixture.target.read_cases(&ids(&["a", "b"])).await.unwrap();
+    assert_eq!(read.pop(), Some(case("b")));
+    assert_eq!(read.pop(), Some(whole.clone()));
+    assert_eq!(fixture.rows(old).await, untouched);
+    // As after a worker that died before it could say that it was done: the same again, or something else of the same form.
+    assert_eq!(
+        grow(&after).await,
+        MergeCounts {
+            unchanged: 1,
+            ..MergeCounts::default()
+        }
+    );
+    let mut other = after.clone();
+    other.transactions[0].kind = 129;
+    let counts = grow(&other).await;
+    assert_eq!(
+        (counts.unchanged, counts.children_inserted, counts.children_updated),
+        (1, 0, 1)
+    );
+    // A merge of the whole case finds nothing to do.
+    let mut whole = whole;
+    whole.transactions.last_mut().unwrap().kind = 129;
+    assert_eq!(merge(&fixture, &[whole], &[]).await.children_updated, 0);
+}
+
+#[tokio::test]
+async fn only_a_stored_case_grows() {
+    let fixture = Fixture::new().await;
+    let tx = fixture.begin().await;
+    let refused = tx.grow_cases(&[grown(case("a"), "f9", 9)]).await.unwrap_err();
+    assert!(matches!(refused, Error::Misplaced { .. }), "{refused:?}");
+    tx.rollback().await.unwrap();
+    assert!(
+        fixture
+            .rows("select case_id from form_processor_casetransaction")
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_case_is_told_from_what_it_was() {
+    let fixture = Fixture::new().await;
+    merge(&fixture, &[case("a"), case("b"), case("c")], &[]).await;
+    let mut changed = case("b").case;
+    changed.case_json = r#"{"age":"8"}"#.to_owned();
+    let mut foreign = case("c").case;
+    foreign.domain = "other".to_owned();
+    let tx = fixture.begin().await;
+    let asked = [case("a").case, changed, foreign, case("d").case];
+    assert_eq!(tx.stored_as(&asked).await.unwrap(), ["a".to_owned()].into());
+    tx.rollback().await.unwrap();
 }

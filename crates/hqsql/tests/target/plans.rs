@@ -80,3 +80,29 @@ async fn settled(fixture: &Fixture, query: &str) -> Vec<String> {
         .unwrap();
     crate::database::rows(&session, query).await
 }
+
+/// The rows of a form are few, those of a case may be very many: whatever the planner believes, it goes by the form.
+#[tokio::test]
+async fn rows_of_given_forms_are_found_by_the_form() {
+    let fixture = Fixture::new().await;
+    let session = fixture.session().await;
+    for table in ["form_processor_casetransaction", "form_processor_ledgertransaction"] {
+        let plan = crate::database::rows(
+            &session,
+            &format!(
+                "set plan_cache_mode = force_generic_plan; deallocate all; \
+                 prepare probe (text[], text[]) as select id from unnest($1, $2) as wanted (document, form) \
+                 cross join lateral (select * from {table} where form_id = wanted.form offset 0) found \
+                 where case_id = wanted.document; \
+                 explain execute probe (array['a'], array['f'])"
+            ),
+        )
+        .await
+        .join("\n");
+        assert!(
+            plan.contains("Index Cond: ((form_id)::text = wanted.form)"),
+            "{table}\n{plan}"
+        );
+        assert!(!plan.contains("Seq Scan"), "{table}\n{plan}");
+    }
+}
