@@ -8,7 +8,7 @@ use crate::run::end_open_runs;
 use crate::{MigrationId, State, StateError};
 
 /// Tables whose rows go in chunks, the largest first, and then those that are small.
-const PURGED: [&str; 27] = [
+const PURGED: [&str; 28] = [
     "delete from dirty_case where ctid = any(array(select ctid from dirty_case where migration_id = $1 limit $2))",
     "delete from case_checkpoint where ctid = any(array(select ctid from case_checkpoint where migration_id = $1 limit $2))",
     "delete from case_state where ctid = any(array(select ctid from case_state where migration_id = $1 limit $2))",
