@@ -11,7 +11,7 @@ use crate::look::ONLY_IN_SQL;
 use crate::lost_forms::LOST_REV;
 use crate::migration::DriverLease;
 use crate::revisions::rev_number;
-use crate::scan::{lock_case_states, with_buckets};
+use crate::scan::lock_case_states;
 use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
 
@@ -188,24 +188,11 @@ impl State {
     /// # Errors
     /// [`StateError::LostLease`].
     pub async fn rediff_changed(&self, held: &DriverLease, revisions: &[(String, String)]) -> Result<u64, StateError> {
-        let (ids, revs): (Vec<String>, Vec<&str>) =
-            revisions.iter().map(|(id, rev)| (id.clone(), rev.as_str())).unzip();
         let mut tx = self.driver_tx(held).await?;
+        let ids: Vec<String> = revisions.iter().map(|(id, _)| id.clone()).collect();
         lock_case_states(&mut tx, held.migration_id, &ids).await?;
-        let (buckets, ids) = with_buckets(&ids);
-        let changed = sqlx::query(
-            "update case_state s set diffed_generation = null
-             from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, rev)
-             where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
-               and s.diffed_generation is not null and s.diffed_rev is distinct from i.rev",
-        )
-        .bind(held.migration_id.0)
-        .bind(&buckets)
-        .bind(&ids)
-        .bind(&revs)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+        let revisions = revisions.iter().map(|(id, rev)| (id.as_str(), Some(rev.as_str())));
+        let changed = rediff_others(&mut tx, held.migration_id, revisions).await?;
         tx.commit().await?;
         Ok(changed)
     }
@@ -251,6 +238,29 @@ impl State {
         };
         Ok(result.rows_affected())
     }
+}
+
+/// Has cases, which the caller has locked, compared again unless they were compared with this revision; with none: unless
+/// Couch had none of them. Gives how many.
+pub(crate) async fn rediff_others<'a>(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    revisions: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+) -> Result<u64, StateError> {
+    let (ids, revs): (Vec<&str>, Vec<Option<&str>>) = revisions.unzip();
+    Ok(sqlx::query(
+        "update case_state s set diffed_generation = null
+         from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, rev)
+         where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
+           and s.diffed_generation is not null and s.diffed_rev is distinct from i.rev",
+    )
+    .bind(id.0)
+    .bind(ids.iter().map(|case_id| proto::bucket::of(case_id)).collect::<Vec<_>>())
+    .bind(&ids)
+    .bind(&revs)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected())
 }
 
 /// Documents of one batch at most that are looked at again because a form tells of them.

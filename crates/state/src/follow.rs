@@ -10,11 +10,14 @@ use proto::doctype::DocType;
 use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
 
+use crate::again::rediff_others;
 use crate::batch::insert_batch;
 use crate::look::{ONLY_IN_SQL, record_only_in_sql};
 use crate::lost_forms::LOST_REV;
 use crate::migration::DriverLease;
-use crate::scan::{insert_case_states, lock_case_states, with_buckets};
+use crate::outcome::record_missing_docs;
+use crate::revisions::lock_revisions;
+use crate::scan::{insert_and_lock_case_states, lock_case_states};
 use crate::{MigrationId, State, StateError};
 
 pub use crate::feed::{ChangedDoc, FeedLease};
@@ -244,15 +247,8 @@ impl State {
     ) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
         settle(&mut tx, held.migration_id, looked_at).await?;
-        sqlx::query(
-            "insert into missing_doc (migration_id, kind, doc_id) select $1, $2, id from unnest($3::text[]) t(id)
-             on conflict do nothing",
-        )
-        .bind(held.migration_id.0)
-        .bind(doc_type.as_str())
-        .bind(missing)
-        .execute(&mut *tx)
-        .await?;
+        let missing = missing.iter().map(|id| (doc_type.as_str(), id.as_str()));
+        record_missing_docs(&mut tx, held.migration_id, missing.collect()).await?;
         Ok(tx.commit().await?)
     }
 
@@ -308,6 +304,8 @@ impl State {
     /// [`StateError::LostLease`].
     pub async fn forget_only_in_sql(&self, held: &DriverLease, ids: &[String]) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
+        let documents: Vec<&str> = ids.iter().map(String::as_str).collect();
+        lock_revisions(&mut tx, held.migration_id, &documents).await?;
         sqlx::query(
             "delete from doc_diff
              where migration_id = $1 and kind not like 'CommCareCase%' and diffs = $2 and doc_id = any($3)",
@@ -337,25 +335,6 @@ impl State {
         .await?)
     }
 
-    /// Moves the cut-off of a live run on, for its scans and for diff workers.
-    ///
-    /// # Errors
-    /// [`StateError::LostLease`].
-    pub async fn move_cutoff(&self, held: &DriverLease, run_id: i64, cutoff: DateTime<Utc>) -> Result<(), StateError> {
-        let mut tx = self.driver_tx(held).await?;
-        sqlx::query("update run set cutoff = $2 where id = $1")
-            .bind(run_id)
-            .bind(cutoff)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("update migration set live_cutoff = $2 where id = $1")
-            .bind(held.migration_id.0)
-            .bind(cutoff)
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
-    }
-
     /// Records how many documents of each type Couch has.
     ///
     /// # Errors
@@ -376,8 +355,19 @@ impl State {
     }
 }
 
-/// Takes changed documents off the list of missing ones, and off that of changed ones if they have not changed again.
+/// Takes changed documents off the list of missing ones, and off that of changed ones if they have not changed again. They may
+/// be of any type: what guards the records of both forms and cases is locked.
 async fn settle(tx: &mut Transaction<'_, Postgres>, id: MigrationId, ids: &[String]) -> Result<(), StateError> {
+    sqlx::query(
+        "select 1 from changed_doc where migration_id = $1 and doc_id = any($2) and taken order by doc_id for update",
+    )
+    .bind(id.0)
+    .bind(ids)
+    .execute(&mut **tx)
+    .await?;
+    let documents: Vec<&str> = ids.iter().map(String::as_str).collect();
+    lock_revisions(tx, id, &documents).await?;
+    lock_case_states(tx, id, ids).await?;
     sqlx::query("delete from missing_doc where migration_id = $1 and doc_id = any($2)")
         .bind(id.0)
         .bind(ids)
@@ -398,31 +388,15 @@ async fn rediff(
     rows: &[(String, Option<String>, Option<String>)],
 ) -> Result<u64, StateError> {
     let is_case = |kind: &str| kind.starts_with(DocType::CommCareCase.as_str());
-    let of_couch: Vec<String> = rows
-        .iter()
-        .filter(|row| row.1.as_deref().is_some_and(is_case))
-        .map(|row| row.0.clone())
-        .collect();
-    let new = insert_case_states(tx, id, &of_couch).await?;
-    let (ids, revs): (Vec<String>, Vec<Option<&str>>) = rows
+    let (there, gone): (Vec<_>, Vec<_>) = rows
         .iter()
         .filter(|row| row.1.as_deref().is_none_or(is_case))
-        .map(|row| (row.0.clone(), row.2.as_deref().filter(|_| row.1.is_some())))
-        .unzip();
-    lock_case_states(tx, id, &ids).await?;
-    let (buckets, ids) = with_buckets(&ids);
-    let changed = sqlx::query(
-        "update case_state s set diffed_generation = null
-         from unnest($2::smallint[], $3::text[], $4::text[]) i(bucket, case_id, rev)
-         where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id
-           and s.diffed_generation is not null and s.diffed_rev is distinct from i.rev",
-    )
-    .bind(id.0)
-    .bind(&buckets)
-    .bind(&ids)
-    .bind(&revs)
-    .execute(&mut **tx)
-    .await?
-    .rows_affected();
-    Ok(new + changed)
+        .partition(|row| row.1.is_some());
+    let ids = |rows: &[&(String, Option<String>, Option<String>)]| -> Vec<String> {
+        rows.iter().map(|row| row.0.clone()).collect()
+    };
+    let new = insert_and_lock_case_states(tx, id, &ids(&there), &ids(&gone)).await?;
+    let there = there.iter().map(|row| (row.0.as_str(), row.2.as_deref()));
+    let revisions = there.chain(gone.iter().map(|row| (row.0.as_str(), None)));
+    Ok(new + rediff_others(tx, id, revisions).await?)
 }

@@ -27,7 +27,8 @@
 //! 1. `migration`: a worker's transaction `for key share`, a driver's `for share`; a reset `for update`.
 //! 2. `batch`: the worker's own. Others are inserted at any time. Whoever changes rows of others changes such as nobody
 //!    holds, in a transaction that locks nothing after them but `doc_error`.
-//! 3. `scan_cursor`: the driver's alone.
+//! 3. `scan_cursor`: the driver's alone. `change_feed`: its reader's alone. `changed_doc`, by migration and document: the
+//!    feed's reader, and drivers, who take changes and settle them.
 //! 4. `doc_revision`, by document (`revisions`): whoever decides about forms or copied cases. It guards what is staged of
 //!    the document, its verdict, its `patch_form` and `lost_form`, its blob changes, and all that is recorded of a form.
 //! 5. `case_state`, by bucket and case (`scan::lock_case_states`): whoever decides about cases. It guards the dirty rows that

@@ -5,7 +5,7 @@ use sqlx::{Postgres, Transaction};
 
 use crate::migration::DriverLease;
 use crate::run::end_open_runs;
-use crate::{State, StateError};
+use crate::{MigrationId, State, StateError};
 
 impl State {
     /// Puts the cut-off of a live run on record, where every driver of the run and every diff worker finds it; `None` for a
@@ -28,13 +28,38 @@ impl State {
         .bind(cutoff)
         .fetch_one(&mut *tx)
         .await?;
-        sqlx::query("update migration set live_cutoff = $2 where id = $1")
-            .bind(held.migration_id.0)
+        tell_workers(&mut tx, held, cutoff).await?;
+        tx.commit().await?;
+        Ok(cutoff)
+    }
+
+    /// Moves the cut-off of a live run on, for its scans and for diff workers.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn move_cutoff(&self, held: &DriverLease, run_id: i64, cutoff: DateTime<Utc>) -> Result<(), StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query("update run set cutoff = $2 where id = $1")
+            .bind(run_id)
             .bind(cutoff)
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
-        Ok(cutoff)
+        tell_workers(&mut tx, held, Some(cutoff)).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// How many cases a live migration does not compare yet, since Couch has changed them after its cut-off.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn young_cases(&self, id: MigrationId) -> Result<i64, StateError> {
+        Ok(sqlx::query_scalar(
+            "select count(*) from case_state s join migration m on m.id = s.migration_id
+             where m.id = $1 and s.diffed_generation is distinct from s.generation and s.late_until > m.live_cutoff",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Takes a migration in progress back to live. What the last run finished no longer counts, and the scans for missing
@@ -76,6 +101,20 @@ impl State {
                 .await?,
         )
     }
+}
+
+/// Puts the cut-off where diff workers read it.
+async fn tell_workers(
+    tx: &mut Transaction<'_, Postgres>,
+    held: &DriverLease,
+    cutoff: Option<DateTime<Utc>>,
+) -> Result<(), StateError> {
+    sqlx::query("update migration set live_cutoff = $2 where id = $1")
+        .bind(held.migration_id.0)
+        .bind(cutoff)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// What `unfinish` means for our own record. The cut-off is again that of the last live run, or the start of the migration:

@@ -5,6 +5,8 @@ use proto::doctype::DocType;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
+use crate::outcome::{lock_documents, record_missing_docs};
+use crate::revisions::lock_revisions;
 use crate::scan::{Cursor, cursor_from, insert_case_states, save_cursor};
 use crate::unusable::UNUSABLE_ID;
 use crate::{MigrationId, State, StateError};
@@ -114,15 +116,11 @@ impl State {
         save_cursor(&mut tx, id, &scan_of(&look.name(), range), cursor).await?;
         match look {
             Look::Couch(kind) => {
-                sqlx::query(
-                    "insert into missing_doc (migration_id, kind, doc_id)
-                     select $1, kind, id from unnest($2::text[], $3::text[]) t(kind, id) on conflict do nothing",
-                )
-                .bind(id.0)
-                .bind(&kinds)
-                .bind(&ids)
-                .execute(&mut *tx)
-                .await?;
+                let listed = || kinds.iter().copied().zip(ids.iter().copied());
+                if !missing.is_empty() {
+                    lock_documents(&mut tx, id, listed()).await?;
+                    record_missing_docs(&mut tx, id, listed().collect()).await?;
+                }
                 if cursor.complete {
                     sqlx::query(
                         "insert into doc_count (migration_id, kind, value)
@@ -138,6 +136,7 @@ impl State {
                 }
             }
             Look::SqlForms => {
+                lock_revisions(&mut tx, id, &ids).await?;
                 record_only_in_sql(&mut tx, id, &kinds, &ids).await?;
             }
             Look::SqlCases => {
@@ -178,6 +177,8 @@ impl State {
         let (kinds, ids): (Vec<&str>, Vec<&str>) =
             documents.iter().map(|(kind, id)| (kind.as_str(), id.as_str())).unzip();
         let mut tx = self.driver_tx(held).await?;
+        let listed = documents.iter().map(|(kind, id)| (kind.as_str(), id.as_str()));
+        lock_documents(&mut tx, held.migration_id, listed).await?;
         let forgotten = sqlx::query(
             "delete from missing_doc where migration_id = $1
              and (kind, doc_id) in (select * from unnest($2::text[], $3::text[]))",

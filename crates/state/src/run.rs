@@ -244,7 +244,18 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn set_run_state(&self, run_id: i64, state: RunState, outcome: Option<&str>) -> Result<(), StateError> {
-        put_state(&self.pool, run_id, state, outcome).await
+        put_state(&self.pool, run_id, state, outcome).await.map(drop)
+    }
+
+    /// Records that a run is being driven. False when it is over: nobody is to drive it any more.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn begin_run(&self, held: &DriverLease, run_id: i64) -> Result<bool, StateError> {
+        let mut tx = self.driver_tx(held).await?;
+        let is_open = put_state(&mut *tx, run_id, RunState::Running, None).await?;
+        tx.commit().await?;
+        Ok(is_open)
     }
 
     /// As [`State::set_run_state`], by the run's driver, and only while it is that.
@@ -394,13 +405,14 @@ impl State {
     }
 }
 
+/// False: the run is over, and stays as it is.
 async fn put_state(
     executor: impl PgExecutor<'_>,
     run_id: i64,
     state: RunState,
     outcome: Option<&str>,
-) -> Result<(), StateError> {
-    sqlx::query(
+) -> Result<bool, StateError> {
+    let put = sqlx::query(
         "update run set state = case when $2 = 'running' and state = 'stopping' then state else $2 end,
                 outcome = coalesce($3, outcome),
                 started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
@@ -413,7 +425,7 @@ async fn put_state(
     .bind(state.is_over())
     .execute(executor)
     .await?;
-    Ok(())
+    Ok(put.rows_affected() > 0)
 }
 
 pub(crate) async fn end_open_runs(

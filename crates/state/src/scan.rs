@@ -1,5 +1,7 @@
 //! Scans, and cutting batches out of what is pending. A cursor always moves in the transaction that inserts the batches.
 
+use std::collections::BTreeMap;
+
 use proto::doctype::DocType;
 use proto::topology::Stage;
 use sqlx::{Postgres, Row, Transaction};
@@ -322,6 +324,40 @@ pub(crate) async fn insert_case_states(
     .await?
     .rows_affected();
     Ok(new)
+}
+
+/// Puts `new` cases on record that were not, and locks them and those of `known` that are on record, all in one pass. Gives
+/// how many were not.
+pub(crate) async fn insert_and_lock_case_states(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    new: &[String],
+    known: &[String],
+) -> Result<u64, StateError> {
+    let mut cases: BTreeMap<(i16, &str), bool> = BTreeMap::new();
+    for (case_ids, is_new) in [(known, false), (new, true)] {
+        cases.extend(
+            case_ids
+                .iter()
+                .map(|case_id| ((proto::bucket::of(case_id), case_id.as_str()), is_new)),
+        );
+    }
+    // A row in conflict is locked although it stays as it is.
+    Ok(sqlx::query(
+        "insert into case_state as s (migration_id, bucket, case_id)
+         select $1, i.bucket, i.case_id from unnest($2::smallint[], $3::text[], $4::boolean[]) i(bucket, case_id, is_new)
+         where i.is_new or exists (select from case_state k
+                                   where k.migration_id = $1 and k.bucket = i.bucket and k.case_id = i.case_id)
+         order by i.bucket, i.case_id collate \"C\"
+         on conflict (migration_id, bucket, case_id) do update set diffed_generation = s.diffed_generation where false",
+    )
+    .bind(id.0)
+    .bind(cases.keys().map(|(bucket, _)| *bucket).collect::<Vec<_>>())
+    .bind(cases.keys().map(|(_, case_id)| *case_id).collect::<Vec<_>>())
+    .bind(cases.values().copied().collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?
+    .rows_affected())
 }
 
 /// Locks the rows of these cases in their order, so that two transactions with the same cases wait for each other instead

@@ -1,6 +1,8 @@
 //! Where the documents are: the stand-in in this process, or databases of a real server.
 
-use anyhow::{Context, Result};
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
 use couch::{Couch, CouchConfig, Database};
 use couch_standin::{Running, StandIn};
 use serde_json::{Value, json};
@@ -79,18 +81,50 @@ impl Source {
             .expect("this world's source is a server, which takes no faults")
     }
 
-    /// Writes forms and cases.
+    /// Writes forms and cases, in place of those that are there.
     ///
     /// # Errors
     /// Couch's.
-    pub async fn load(&self, documents: Vec<Value>) -> Result<()> {
+    pub async fn load(&self, mut documents: Vec<Value>) -> Result<()> {
         match &self.stand_in {
             Some(running) => {
                 running.load(self.forms.name(), documents)?;
                 Ok(())
             }
-            None => load::write_documents(&self.forms, &documents).await,
+            None => {
+                // A server takes a document only with the revision that it replaces.
+                let ids: Vec<&str> = documents.iter().filter_map(|doc| doc["_id"].as_str()).collect();
+                let revisions = self.revisions(&ids).await?;
+                for doc in &mut documents {
+                    if let Some(rev) = doc["_id"].as_str().and_then(|id| revisions.get(id)) {
+                        doc["_rev"] = json!(rev);
+                    }
+                }
+                load::write_documents(&self.forms, &documents).await
+            }
         }
+    }
+
+    /// Deletes a form or a case.
+    ///
+    /// # Errors
+    /// Couch's; it is not there.
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        if let Some(running) = &self.stand_in {
+            ensure!(running.delete(self.forms.name(), id), "document {id} is not there");
+            return Ok(());
+        }
+        let revisions = self.revisions(&[id]).await?;
+        let rev = revisions
+            .get(id)
+            .with_context(|| format!("document {id} is not there"))?;
+        load::write_documents(&self.forms, &[json!({ "_id": id, "_rev": rev, "_deleted": true })]).await
+    }
+
+    /// Revisions of those of these documents that are there.
+    async fn revisions(&self, ids: &[&str]) -> Result<HashMap<String, String>> {
+        let present = self.forms.all_docs_exist(ids).await?;
+        Ok(present.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect())
     }
 
     /// The Domain document of a domain.

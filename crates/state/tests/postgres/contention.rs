@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proto::doctype::DocType;
 use proto::topology::Stage;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -10,13 +11,14 @@ use rand::{Rng, SeedableRng};
 use state::StateError;
 use state::case_stage::{CaseResults, Verdict};
 use state::diff_stage::CaseComparison;
+use state::follow::ChangedDoc;
 use state::form_stage::{FailedDoc, FormResults};
 use state::operator_rules::Ignored;
 use state::patch::{PatchFormRecord, PatchRefusal, PatchResults};
 use state::records::RecordTable;
 
 use crate::database::soon;
-use crate::fixture::{Driven, Fixture, intent, staged_form};
+use crate::fixture::{Driven, Fixture, LONG, intent, staged_form};
 
 const FORMS: u32 = 12;
 const CASES: u32 = 8;
@@ -268,12 +270,65 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     }
 }
 
+/// The feed's reader finds changes, and the driver takes and settles what it has.
+async fn follow(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
+    let state = &fixture.state;
+    let mut page = Vec::new();
+    for (prefix, of, doc_type) in [
+        ("bad", 8, Some(DocType::XFormInstance)),
+        ("case", CASES, Some(DocType::CommCareCase)),
+        ("mixed", 10, None),
+        ("case", CASES, None),
+    ] {
+        page.extend(some(random, prefix, of).into_iter().map(|doc_id| ChangedDoc {
+            doc_id,
+            rev: Some("300-x".to_owned()),
+            domain: doc_type.map(|_| driven.domain.as_str().to_owned()),
+            doc_type,
+            dated: None,
+        }));
+    }
+    page.shuffle(random);
+    if let Some(mut lease) = state.take_feed("couch", "test", LONG).await.unwrap() {
+        state
+            .record_changes(&mut lease, LONG, &page, "1", None, None)
+            .await
+            .unwrap();
+        state.drop_feed(&lease).await.unwrap();
+    }
+    state
+        .take_changes(&driven.lease, None, random.random_range(1..20), 5)
+        .await
+        .unwrap();
+    for doc_type in [DocType::XFormInstance, DocType::CommCareCase] {
+        let mut taken = state.taken_changes(driven.id, Some(doc_type), "", 9).await.unwrap();
+        taken.shuffle(random);
+        let (missing, _) = taken.split_at(random.random_range(0..=taken.len()));
+        state
+            .settle_changes(&driven.lease, doc_type, &taken, missing)
+            .await
+            .unwrap();
+    }
+    let mut gone = state.taken_changes(driven.id, None, "", 9).await.unwrap();
+    gone.shuffle(random);
+    state.settle_gone(&driven.lease, &gone, &[]).await.unwrap();
+    let mut listed = state.missing_after(driven.id, ("", ""), 20).await.unwrap();
+    listed.shuffle(random);
+    state.forget_missing(&driven.lease, &listed).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_stands() {
     let seed: u64 =
         std::env::var("C2S_TEST_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
     println!("C2S_TEST_SEED={seed}");
     let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    state
+        .mark_started(&driven.lease, state::Status::DryRun, "0", &serde_json::json!({}))
+        .await
+        .unwrap();
+    state.follow(&driven.lease, "couch", "one", "0").await.unwrap();
     let shared = Arc::new((fixture, driven));
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {
@@ -283,9 +338,10 @@ async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_s
                 let mut random = StdRng::seed_from_u64(seed.wrapping_add(worker));
                 let mut begun = BTreeMap::new();
                 for _ in 0..ROUNDS {
-                    match random.random_range(0..12) {
+                    match random.random_range(0..14) {
                         9 => mixed(fixture, driven, &mut random).await,
                         10 => patch(fixture, driven, &mut random).await,
+                        12..=13 => follow(fixture, driven, &mut random).await,
                         11 if worker == 0 => change_rules(fixture, driven).await,
                         0..=2 => stage(fixture, driven, &mut random, &mut begun).await,
                         3 => fail(fixture, driven, &mut random).await,

@@ -336,6 +336,8 @@ async fn cases_that_are_too_young_are_not_cut_before_the_cut_off_has_come_there(
         let mut ids: Vec<&str> = ids.iter().flat_map(|ids| ids.split(' ')).collect();
         ids.sort_unstable();
         assert_eq!(ids.join(" "), expected, "{cutoff:?}");
+        let young = fixture.state.young_cases(a.id).await.unwrap();
+        assert_eq!(young, i64::from(expected == "old"), "{cutoff:?}");
     }
 }
 

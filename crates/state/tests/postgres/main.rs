@@ -32,6 +32,7 @@ mod plans;
 mod records;
 mod reset;
 mod rewound;
+mod runs;
 mod scans;
 mod schema;
 mod statedb;

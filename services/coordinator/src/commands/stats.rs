@@ -47,6 +47,8 @@ struct Found {
     parked: i64,
     dirty: i64,
     undiffed: i64,
+    /// Those of them that Couch has changed after the cut-off of a live migration.
+    young: i64,
     /// What operators' rules have set aside.
     ignored: Vec<IgnoredCount>,
     /// Forms whose lost XML was restored.
@@ -61,11 +63,12 @@ struct Found {
 }
 
 impl Found {
+    /// What is too young for a live migration is no difference: its time comes with a later run.
     fn has_diffs(&self) -> bool {
         self.errors > 0
             || self.parked > 0
             || self.dirty > 0
-            || self.undiffed > 0
+            || self.undiffed > self.young
             || self.late > 0
             || self
                 .rows
@@ -196,6 +199,7 @@ async fn recorded(context: &Context, domain: &Domain) -> Result<Found> {
         parked: obstacles.parked,
         dirty: obstacles.dirty,
         undiffed: obstacles.undiffed,
+        young: context.state.young_cases(migration.id).await?,
         ignored: context.state.ignored_counts(migration.id).await?,
         restored_xml,
         removed_blobmeta,
@@ -228,6 +232,7 @@ async fn counted(context: &Context, domain: &Domain, on_sql: bool) -> Result<Fou
         parked: 0,
         dirty: 0,
         undiffed: 0,
+        young: 0,
         ignored: Vec::new(),
         restored_xml: 0,
         removed_blobmeta: 0,
@@ -273,10 +278,16 @@ fn print_pending(domain: &Domain, found: &Found) {
     if found.dirty > 0 {
         println!("There are {} cases to replay.", found.dirty);
     }
-    if found.undiffed > 0 {
+    if found.undiffed > found.young {
         println!(
             "There are {} case diffs pending. `couch_sql_diff {domain} cases --select=pending` compares them.",
-            found.undiffed
+            found.undiffed - found.young
+        );
+    }
+    if found.young > 0 {
+        println!(
+            "There are {} cases that changed after the cut-off of the live migration: a later run compares them.",
+            found.young
         );
     }
     if found.errors > 0 {
@@ -393,6 +404,7 @@ fn as_json(domain: &Domain, found: &Found, ahead: Option<&Forecast>, stopped: Op
         "parked_batches": found.parked,
         "cases_to_replay": found.dirty,
         "pending_case_diffs": found.undiffed,
+        "cases_after_cutoff": found.young,
         "ignored_by_operator_rules": ignored,
         "restored_form_xml": found.restored_xml,
         "removed_blob_metadata": found.removed_blobmeta,

@@ -138,22 +138,33 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
     let migration = state.ensure_migration(&run.domain).await?;
     let lost = CancellationToken::new();
     let renewal = lease::renew(state.clone(), lease.clone(), lease_time, lost.clone());
-    // The run may have ended since it was found: by another driver, by its operator, or by a reset.
-    let now = state.run(run.id).await?.state;
     // What was asked to stop does not begin; but a commit, or the way back to live, goes on to its end.
-    let only_stops =
-        now == RunState::Stopping && migration.commit_step.is_none() && !state.goes_back_to_live(run.id).await?;
-    if only_stops {
-        state.end_run(&lease, run.id, RunState::Stopped, STOPPED).await?;
-    }
-    if only_stops || now.is_over() {
+    let only_stops = state.run(run.id).await?.state == RunState::Stopping
+        && migration.commit_step.is_none()
+        && !state.goes_back_to_live(run.id).await?;
+    let begun = if only_stops {
+        state
+            .end_run(&lease, run.id, RunState::Stopped, STOPPED)
+            .await
+            .map(|()| false)
+    } else {
+        state.begin_run(&lease, run.id).await
+    };
+    if !matches!(begun, Ok(true)) {
         renewal.abort();
-        state.drop_lease(&lease).await?;
-        return Ok(if only_stops {
-            Driven::Stopped
-        } else {
-            Driven::LeftForOthers
-        });
+        return match begun {
+            Err(error) if error.kind() == Kind::Lost => Ok(Driven::LeftForOthers),
+            Err(error) => Err(error.into()),
+            // The run may have ended since it was found: by another driver, by its operator, or by a reset.
+            Ok(_) => {
+                state.drop_lease(&lease).await?;
+                Ok(if only_stops {
+                    Driven::Stopped
+                } else {
+                    Driven::LeftForOthers
+                })
+            }
+        };
     }
     let span = tracing::info_span!("drive", domain = %run.domain, run = run.id);
     let mut driver = Driver {
@@ -171,7 +182,6 @@ pub async fn drive(context: &Arc<Context>, broker: Arc<dyn Broker>, run: &Run, s
         is_following: false,
         reader: None,
     };
-    state.set_run_state(run.id, RunState::Running, None).await?;
     let mut ended = Box::pin(driver.run(run)).instrument(span).await;
     if let Err(Interruption::Failed(failure)) = &ended
         && driver.must_go_back(run).await

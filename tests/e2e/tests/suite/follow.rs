@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use couch_standin::{Action, FaultRule, OpKind, Predicate};
+use e2e::environment;
 use e2e::program::{RunningCommand, Signal};
 use e2e::settings::Settings;
 use e2e::soak::Soak;
+use e2e::source::SourceKind;
 use e2e::submissions::{Kind, Submissions, Write};
 use e2e::world::{Options, World};
 use generator::GeneratedDomain;
@@ -97,6 +99,42 @@ async fn a_followed_domain_leaves_little_to_the_finish() -> Result<()> {
     let read = world.source().stand_in().requests().of(OpKind::BulkGet).documents;
     ensure!(read == 0, "the finish read {read} documents that had been followed");
     command.end(PATIENCE).await?.ended_with(130);
+    assert_clean(&world.stats("followed").await?, &generated.model)?;
+    world.assert_same_rows("followed", &generated.model).await?;
+    world.domain("followed", "COMMIT", &[]).await?.ok();
+    world.end()
+}
+
+/// The same where sequences are numbers, pages say nothing of what is behind them, and every write needs a revision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_on_pouchdb_server_is_followed() -> Result<()> {
+    let generated = domain("followed", 200);
+    let mut world = World::start(
+        Options {
+            source: SourceKind::Server(environment::pouchdb()?),
+            ..Options::in_process()
+        }
+        .with("live.follow_pause", "\"200ms\""),
+    )
+    .await?;
+    let writes = load(&world, &generated, 60).await?;
+    let fleeting = json!({"_id": "0-fleeting", "doc_type": "XFormError", "domain": "followed", "received_on": "2019-01-01T00:00:00Z"});
+    let command = begin(&mut world)?;
+    following(&world).await?;
+    let (early, late) = writes.split_at(writes.len() / 2);
+    write(&world, early).await?;
+    world.load_documents(vec![fleeting]).await?;
+    followed_up(&world).await?;
+    let met = "select exists (select from doc_revision where doc_id = '0-fleeting' and not deleted)";
+    world.wait_until(met).await?;
+    world.source().delete("0-fleeting").await?;
+    write(&world, late).await?;
+    followed_up(&world).await?;
+    command.signal(Signal::Interrupt)?;
+    command.end(PATIENCE).await?.ended_with(130);
+
+    let finish = world.domain("followed", "MIGRATE", &["--finish"]).await?.ok();
+    ensure!(finish.stdout.contains("clean"), "{}", finish.told());
     assert_clean(&world.stats("followed").await?, &generated.model)?;
     world.assert_same_rows("followed", &generated.model).await?;
     world.domain("followed", "COMMIT", &[]).await?.ok();

@@ -113,7 +113,8 @@ async fn a_live_migration_takes_what_is_old_enough_and_finish_the_rest() -> Resu
     ensure!(refused.stderr.contains("C2S-4053"), "{}", refused.told());
 
     let configuration = up_to(&world, early)?;
-    let first = run(&mut world, &configuration, "MIGRATE", &["--live"]).await?;
+    // Cases that wait for their time are no differences.
+    let first = run(&mut world, &configuration, "MIGRATE", &["--live"]).await?.ok();
     ensure!(first.stdout.contains("live up to"), "{}", first.told());
     ensure!(in_sql(&world, &arrivals).await? == ids_up_to(&arrivals, early));
     ensure!(flag(&world).await? == "dry_run", "HQ goes on taking submissions");
@@ -121,7 +122,7 @@ async fn a_live_migration_takes_what_is_old_enough_and_finish_the_rest() -> Resu
     ensure!(stats["status"] == "dry_run", "{stats}");
     nothing_differs(&stats)?;
     ensure!(
-        stats["pending_case_diffs"].as_i64() > Some(0),
+        stats["pending_case_diffs"].as_i64() > Some(0) && stats["cases_after_cutoff"] == stats["pending_case_diffs"],
         "cases with later forms are not compared: {stats}"
     );
     for (action, flags, code) in [("COMMIT", &[][..], "C2S-4005"), ("unfinish", &[], "C2S-4054")] {
@@ -133,7 +134,7 @@ async fn a_live_migration_takes_what_is_old_enough_and_finish_the_rest() -> Resu
 
     // Without a switch it stays live.
     let configuration = up_to(&world, late)?;
-    let second = run(&mut world, &configuration, "MIGRATE", &[]).await?;
+    let second = run(&mut world, &configuration, "MIGRATE", &[]).await?.ok();
     ensure!(second.stdout.contains("live up to"), "{}", second.told());
     ensure!(in_sql(&world, &arrivals).await? == ids_up_to(&arrivals, late));
     ensure!(flag(&world).await? == "dry_run");
