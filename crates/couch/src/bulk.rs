@@ -109,10 +109,10 @@ struct AllDocsRow {
 }
 
 #[derive(Deserialize)]
-struct AllDocsValue {
-    rev: String,
+pub(crate) struct AllDocsValue {
+    pub(crate) rev: String,
     #[serde(default)]
-    deleted: bool,
+    pub(crate) deleted: bool,
 }
 
 #[derive(Deserialize)]
@@ -236,7 +236,7 @@ impl Database {
         Ok(ids.iter().map(|id| (*id).to_owned()).zip(revs).collect())
     }
 
-    async fn all_docs_rows(&self, ids: &[&str]) -> Result<Vec<Option<AllDocsValue>>> {
+    pub(crate) async fn all_docs_rows(&self, ids: &[&str]) -> Result<Vec<Option<AllDocsValue>>> {
         let op = "all_docs";
         let request = Request::new(op, Method::POST, self.path("_all_docs")?).json(&json!({ "keys": ids }))?;
         let rows = self

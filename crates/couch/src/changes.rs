@@ -6,7 +6,7 @@
 
 use reqwest::Method;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
@@ -122,6 +122,17 @@ impl Database {
                 }))
             })
             .await
+    }
+
+    /// The documents that changed last, so many at most, with their revisions.
+    pub async fn newest_changes(&self, limit: usize) -> Result<Vec<(String, String)>> {
+        let path = self.path(&format!("_changes?descending=true&limit={limit}"))?;
+        let body: Body<IgnoredAny> = self
+            .transport
+            .send(Request::new(OP, Method::GET, path), |answer| self.of_database(answer))
+            .await?;
+        let changes = body.results.into_iter().map(Row::into_change);
+        Ok(changes.filter_map(|change| Some((change.id, change.rev?))).collect())
     }
 
     /// What tells this database from every other one, also from one that was later made under the same name: sequences mean

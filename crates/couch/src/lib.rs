@@ -8,7 +8,8 @@
 //! * `view`: pages of keys and ids of a view, by start key and start document id, and counts by its reduce;
 //! * `bulk`: bodies of many documents by `_bulk_get`, existence of many by `_all_docs`, writes by `_bulk_docs`;
 //! * `bounded`: the same bodies, a bounded number of bytes at a time;
-//! * `changes`: the feed of changes, and the identity of the database that its sequences belong to;
+//! * `changes`: the feed of changes, and the identity of the database that its sequences belong to; `went_back`: whether the
+//!   database was restored since;
 //! * `attachment`: attachments of one document or of many;
 //! * `database`: single documents and facts about the database.
 //!
@@ -32,6 +33,7 @@ mod server;
 mod throttle;
 mod transport;
 mod view;
+mod went_back;
 
 pub use attachment::{Attachments, AttachmentsOutcome, InlineAttachment};
 pub use bounded::BoundedReader;

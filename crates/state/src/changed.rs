@@ -5,26 +5,18 @@ use sqlx::Row;
 use crate::feed::ChangedDoc;
 use crate::lost_forms::LOST_REV;
 use crate::migration::{DriverLease, held_update};
+use crate::place::{Place, witnesses_of, witnesses_text};
 use crate::{MigrationId, State, StateError};
-
-/// Where the source's feed of changes stood when the last look began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Looked {
-    /// The database that the sequence belongs to.
-    pub identity: String,
-    /// Its sequence; opaque.
-    pub seq: String,
-}
 
 impl State {
     /// Records where the source stood when a look began that has come to its end.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn set_looked(&self, held: &DriverLease, looked: &Looked) -> Result<(), StateError> {
+    pub async fn set_looked(&self, held: &DriverLease, looked: &Place) -> Result<(), StateError> {
         held_update(
             &sqlx::query(
-                "update migration set looked_identity = $4, looked_seq = $5
+                "update migration set looked_identity = $4, looked_seq = $5, looked_witnesses = $6::jsonb
                  where id = $1 and driver_token = $2 and epoch = $3",
             )
             .bind(held.migration_id.0)
@@ -32,6 +24,7 @@ impl State {
             .bind(held.epoch.0)
             .bind(&looked.identity)
             .bind(&looked.seq)
+            .bind(witnesses_text(&looked.witnesses))
             .execute(&self.pool)
             .await?,
         )
@@ -41,14 +34,21 @@ impl State {
     ///
     /// # Errors
     /// Database errors.
-    pub async fn looked(&self, id: MigrationId) -> Result<Option<Looked>, StateError> {
-        let row = sqlx::query("select looked_identity, looked_seq from migration where id = $1")
-            .bind(id.0)
-            .fetch_one(&self.pool)
-            .await?;
+    pub async fn looked(&self, id: MigrationId) -> Result<Option<Place>, StateError> {
+        let row = sqlx::query(
+            "select looked_identity, looked_seq, looked_witnesses::text as witnesses from migration where id = $1",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?;
         let (identity, seq): (Option<String>, Option<String>) =
             (row.try_get("looked_identity")?, row.try_get("looked_seq")?);
-        Ok(identity.zip(seq).map(|(identity, seq)| Looked { identity, seq }))
+        let witnesses = witnesses_of(row.try_get("witnesses")?)?;
+        Ok(identity.zip(seq).map(|(identity, seq)| Place {
+            identity,
+            seq,
+            witnesses,
+        }))
     }
 
     /// Those of these documents that are not as they were migrated or compared: of another revision, gone, of another type or

@@ -7,6 +7,7 @@ use proto::doctype::DocType;
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
+use crate::place::{Place, WITNESSES, witnesses_of, witnesses_text};
 use crate::{State, StateError};
 
 /// Proof that this process reads the feed of a source.
@@ -15,10 +16,8 @@ pub struct FeedLease {
     /// Source.
     pub source: String,
     token: Uuid,
-    /// The database that the sequence belongs to.
-    pub identity: String,
     /// Where to go on.
-    pub seq: String,
+    pub place: Place,
 }
 
 /// A document that has changed.
@@ -43,11 +42,11 @@ impl State {
     /// Database errors.
     pub async fn take_feed(&self, source: &str, name: &str, lease: Duration) -> Result<Option<FeedLease>, StateError> {
         let token = Uuid::new_v4();
-        let taken: Option<(String, String)> = sqlx::query_as(
+        let taken: Option<(String, String, String)> = sqlx::query_as(
             "update change_feed
              set reader_token = $2, reader_name = $3, reader_until = now() + make_interval(secs => $4)
              where source = $1 and (reader_until is null or reader_until <= now())
-             returning identity, seq",
+             returning identity, seq, witnesses::text",
         )
         .bind(source)
         .bind(token)
@@ -55,12 +54,19 @@ impl State {
         .bind(lease.as_secs_f64())
         .fetch_optional(&self.pool)
         .await?;
-        Ok(taken.map(|(identity, seq)| FeedLease {
-            source: source.to_owned(),
-            token,
-            identity,
-            seq,
-        }))
+        taken
+            .map(|(identity, seq, witnesses)| {
+                Ok(FeedLease {
+                    source: source.to_owned(),
+                    token,
+                    place: Place {
+                        identity,
+                        seq,
+                        witnesses: witnesses_of(&witnesses)?,
+                    },
+                })
+            })
+            .transpose()
     }
 
     /// Gives the reader's lease back; nothing happens if it was lost.
@@ -78,28 +84,29 @@ impl State {
         Ok(())
     }
 
-    /// The database is another one, or does not know the sequence: the feed begins anew at `seq`, and every domain has to look
-    /// at everything again.
+    /// The database is another one, went back, or does not know the sequence: the feed begins anew at this place, and every
+    /// domain has to look at everything again.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn restart_feed(&self, held: &mut FeedLease, identity: &str, seq: &str) -> Result<(), StateError> {
+    pub async fn restart_feed(&self, held: &mut FeedLease, place: Place) -> Result<(), StateError> {
         let moved = sqlx::query(
-            "update change_feed set identity = $3, seq = $4, generation = generation + 1, caught_up_at = null, pending = null
+            "update change_feed
+             set identity = $3, seq = $4, witnesses = $5::jsonb, generation = generation + 1, caught_up_at = null, pending = null
              where source = $1 and reader_token = $2",
         )
         .bind(&held.source)
         .bind(held.token)
-        .bind(identity)
-        .bind(seq)
+        .bind(&place.identity)
+        .bind(&place.seq)
+        .bind(witnesses_text(&place.witnesses))
         .execute(&self.pool)
         .await?
         .rows_affected();
         if moved == 0 {
             return Err(StateError::LostLease);
         }
-        identity.clone_into(&mut held.identity);
-        seq.clone_into(&mut held.seq);
+        held.place = place;
         Ok(())
     }
 
@@ -118,11 +125,19 @@ impl State {
         pending: Option<i64>,
         caught_up: Option<DateTime<Utc>>,
     ) -> Result<(), StateError> {
+        let last = page
+            .iter()
+            .rev()
+            .filter_map(|doc| Some((doc.doc_id.clone(), doc.rev.clone()?)));
+        let mut witnesses: Vec<(String, String)> = last.take(WITNESSES).collect();
+        if witnesses.is_empty() {
+            witnesses.clone_from(&held.place.witnesses);
+        }
         let mut tx = self.pool.begin().await?;
         let moved = sqlx::query(
             "update change_feed
              set seq = $3, pending = $4, caught_up_at = coalesce($5, caught_up_at), read_at = now(),
-                 reader_until = now() + make_interval(secs => $6)
+                 reader_until = now() + make_interval(secs => $6), witnesses = $7::jsonb
              where source = $1 and reader_token = $2",
         )
         .bind(&held.source)
@@ -131,6 +146,7 @@ impl State {
         .bind(pending)
         .bind(caught_up)
         .bind(lease.as_secs_f64())
+        .bind(witnesses_text(&witnesses))
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -141,7 +157,8 @@ impl State {
             route(&mut tx, &held.source, page).await?;
         }
         tx.commit().await?;
-        seq.clone_into(&mut held.seq);
+        seq.clone_into(&mut held.place.seq);
+        held.place.witnesses = witnesses;
         Ok(())
     }
 }

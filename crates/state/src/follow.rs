@@ -16,6 +16,7 @@ use crate::look::{ONLY_IN_SQL, record_only_in_sql};
 use crate::lost_forms::LOST_REV;
 use crate::migration::DriverLease;
 use crate::outcome::record_missing_docs;
+use crate::place::{Place, witnesses_text};
 use crate::revisions::lock_revisions;
 use crate::scan::{insert_and_lock_case_states, lock_case_states};
 use crate::{MigrationId, State, StateError};
@@ -58,19 +59,21 @@ pub struct Taken {
 }
 
 impl State {
-    /// Puts on record that the changes of a migration's domain are to be kept from now on. `identity` and `seq` are those of
-    /// the database as it is; a feed that nobody follows begins there.
+    /// Puts on record that the changes of a migration's domain are to be kept from now on. `place` is where the feed stands; one
+    /// that nobody follows begins there.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn follow(&self, held: &DriverLease, source: &str, identity: &str, seq: &str) -> Result<(), StateError> {
+    pub async fn follow(&self, held: &DriverLease, source: &str, place: &Place) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
         sqlx::query(
-            "insert into change_feed (source, identity, seq) values ($1, $2, $3) on conflict (source) do nothing",
+            "insert into change_feed (source, identity, seq, witnesses) values ($1, $2, $3, $4::jsonb)
+             on conflict (source) do nothing",
         )
         .bind(source)
-        .bind(identity)
-        .bind(seq)
+        .bind(&place.identity)
+        .bind(&place.seq)
+        .bind(witnesses_text(&place.witnesses))
         .execute(&mut *tx)
         .await?;
         // The row lock keeps two domains from both being the first.
@@ -79,12 +82,14 @@ impl State {
             .execute(&mut *tx)
             .await?;
         sqlx::query(
-            "update change_feed set identity = $2, seq = $3, generation = generation + 1, caught_up_at = null, pending = null
+            "update change_feed
+             set identity = $2, seq = $3, witnesses = $4::jsonb, generation = generation + 1, caught_up_at = null, pending = null
              where source = $1 and not exists (select from followed where source = $1)",
         )
         .bind(source)
-        .bind(identity)
-        .bind(seq)
+        .bind(&place.identity)
+        .bind(&place.seq)
+        .bind(witnesses_text(&place.witnesses))
         .execute(&mut *tx)
         .await?;
         sqlx::query(
@@ -142,8 +147,8 @@ impl State {
     }
 
     /// Sends changed documents through their stages again, `limit` at most, and marks them as taken: forms whose revision is
-    /// not the one on record and whose date is not after the cut-off (compared as text, as the view's keys are), cases whose
-    /// revision is not the one that was compared.
+    /// not the one on record, or that have an error there, and whose date is not after the cut-off (compared as text, as the
+    /// view's keys are), cases whose revision is not the one that was compared.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -188,6 +193,7 @@ impl State {
              where case
                  when i.doc_type is null or i.doc_type = 'CommCareCase' then d.doc_id is not null and not d.deleted
                  else d.doc_id is null or d.deleted or d.rev is distinct from i.rev
+                     or exists (select from doc_error e where e.migration_id = $1 and e.doc_id = i.id)
              end
              order by 1, 2",
         )

@@ -12,7 +12,8 @@
 //!   `removal`: what a case worker puts on record before it removes the row of a form; `burial`: documents that a form
 //!   worker finds gone; [`unusable`]: documents that no stage can take; `checkpoint`: what replays of large cases go on from.
 //! * [`look`]: the look for documents that only one side has. [`patch`]: patch forms, and records that cannot be patched.
-//! * [`follow`]: what a followed domain takes of the changes of its source; module `feed`: the feed as its one reader sees it.
+//! * [`follow`]: what a followed domain takes of the changes of its source; module `feed`: the feed as its one reader sees it;
+//!   [`place`]: a place in it.
 //! * [`rewind`]: sending a scan back, and checking what is on record; `first_runs`: what first runs took.
 //! * [`stats`]: what the operator is shown; [`records`]: recorded differences as they are selected;
 //!   [`report`]: what a report tells beside that. [`pace`]: how fast the work goes.
@@ -71,6 +72,7 @@ mod overtaken;
 pub mod pace;
 pub mod patch;
 mod patch_outcome;
+pub mod place;
 pub mod records;
 mod removal;
 pub mod report;

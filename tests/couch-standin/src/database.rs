@@ -92,6 +92,14 @@ pub(crate) struct Database {
     written: watch::Sender<u64>,
 }
 
+/// What a database held once.
+#[derive(Clone, Debug)]
+pub struct BackUp {
+    /// In the order of their last changes.
+    documents: Vec<Arc<Document>>,
+    sequence: u64,
+}
+
 /// The contents of a database.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -133,6 +141,26 @@ impl Database {
         drop(store);
         self.written.send_replace(sequence);
         Ok(written)
+    }
+
+    /// What it holds now.
+    pub(crate) fn back_up(&self) -> BackUp {
+        let store = self.read();
+        let documents = store.changes.range(0..store.changes.len());
+        BackUp {
+            documents: documents.map(|(_, document)| Arc::clone(document)).collect(),
+            sequence: store.sequence,
+        }
+    }
+
+    /// Puts back what it held once, its sequence too.
+    pub(crate) fn restore(&self, from: &BackUp) {
+        let mut restored = Store::default();
+        for document in &from.documents {
+            restored.replace(None, document);
+        }
+        restored.sequence = from.sequence;
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = restored;
     }
 
     /// A receiver that sees every later write.

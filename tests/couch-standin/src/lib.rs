@@ -28,7 +28,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::attachment::{Attachment, AttachmentForm, GivenAttachment};
-pub use crate::database::Databases;
+pub use crate::database::{BackUp, Databases};
 use crate::database::{WriteError, WriteMode};
 pub use crate::document::BadDocument;
 use crate::document::Incoming;
@@ -222,6 +222,26 @@ impl Running {
                 .map_err(|error| stub_error(error, &id))?;
         }
         Ok(count)
+    }
+
+    /// What a database holds now; none if it is not there.
+    pub fn back_up(&self, database: &str) -> Option<BackUp> {
+        Some(self.app.databases.get(database)?.back_up())
+    }
+
+    /// Puts back what a database held once: its documents in the revisions of then, and its sequence. It stays the same
+    /// database, as when the files of a server are restored.
+    ///
+    /// # Errors
+    /// There is no such database.
+    pub fn restore(&self, database: &str, from: &BackUp) -> Result<(), LoadError> {
+        let database = self
+            .app
+            .databases
+            .get(database)
+            .ok_or_else(|| LoadError::Absent(database.to_owned()))?;
+        database.restore(from);
+        Ok(())
     }
 
     /// Puts the design documents of both views into a database.

@@ -4,9 +4,9 @@ use proto::doctype::DocType;
 use proto::topology::Stage;
 use state::StateError;
 use state::case_order::FormOrder;
-use state::changed::Looked;
 use state::diff_stage::CaseComparison;
 use state::follow::ChangedDoc;
+use state::place::Place;
 
 use crate::fixture::{Fixture, strings};
 
@@ -88,9 +88,10 @@ async fn a_look_leaves_its_place_in_the_feed_to_whoever_holds_the_lease() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
     assert_eq!(state.looked(driven.id).await.unwrap(), None);
-    let looked = Looked {
+    let looked = Place {
         identity: "server made".to_owned(),
         seq: "12-opaque".to_owned(),
+        witnesses: vec![("w".to_owned(), "3-c".to_owned())],
     };
     state.set_looked(&driven.lease, &looked).await.unwrap();
     assert_eq!(state.looked(driven.id).await.unwrap(), Some(looked.clone()));

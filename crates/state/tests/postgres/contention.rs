@@ -15,6 +15,7 @@ use state::follow::ChangedDoc;
 use state::form_stage::{FailedDoc, FormResults};
 use state::operator_rules::Ignored;
 use state::patch::{PatchFormRecord, PatchRefusal, PatchResults};
+use state::place::Place;
 use state::records::RecordTable;
 
 use crate::database::soon;
@@ -328,7 +329,7 @@ async fn workers_on_the_same_documents_do_not_deadlock_and_the_newest_revision_s
         .mark_started(&driven.lease, state::Status::DryRun, "0", &serde_json::json!({}))
         .await
         .unwrap();
-    state.follow(&driven.lease, "couch", "one", "0").await.unwrap();
+    state.follow(&driven.lease, "couch", &Place::default()).await.unwrap();
     let shared = Arc::new((fixture, driven));
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {

@@ -6,6 +6,7 @@ use proto::doctype::DocType;
 use proto::topology::Stage;
 use state::diff_stage::CaseComparison;
 use state::follow::{ChangedDoc, FeedLease};
+use state::place::{Place, WITNESSES};
 
 use crate::fixture::{Driven, Fixture, LONG, strings};
 
@@ -29,6 +30,17 @@ fn gone(id: &str) -> ChangedDoc {
     }
 }
 
+fn place(identity: &str, seq: &str, witnesses: &[(&str, &str)]) -> Place {
+    Place {
+        identity: identity.to_owned(),
+        seq: seq.to_owned(),
+        witnesses: witnesses
+            .iter()
+            .map(|(id, rev)| ((*id).to_owned(), (*rev).to_owned()))
+            .collect(),
+    }
+}
+
 /// A live domain whose changes are kept.
 async fn followed(fixture: &Fixture, domain: &str) -> Driven {
     let driven = fixture.drive(domain).await;
@@ -41,7 +53,7 @@ async fn followed(fixture: &Fixture, domain: &str) -> Driven {
         .unwrap();
     fixture
         .state
-        .follow(&driven.lease, SOURCE, "couch 1", "1-a")
+        .follow(&driven.lease, SOURCE, &place("couch 1", "1-a", &[]))
         .await
         .unwrap();
     driven
@@ -91,14 +103,17 @@ async fn one_reader_at_a_time_and_none_that_lost_its_lease() {
     let fixture = Fixture::new().await;
     followed(&fixture, "a").await;
     let mut first = reader(&fixture).await;
-    assert_eq!((first.identity.as_str(), first.seq.as_str()), ("couch 1", "1-a"));
+    assert_eq!(first.place, place("couch 1", "1-a", &[]));
     assert!(fixture.state.take_feed(SOURCE, "other", LONG).await.unwrap().is_none());
     record(&fixture, &mut first, &[]).await;
     fixture
         .execute("update change_feed set reader_until = now() - interval '1 second'")
         .await;
     let second = reader(&fixture).await;
-    assert_eq!(second.seq, "2-b", "the next one goes on where the first one stood");
+    assert_eq!(
+        second.place.seq, "2-b",
+        "the next one goes on where the first one stood"
+    );
     let page = [doc("f", "1-a", "a", DocType::XFormInstance, "2020")];
     let lost = fixture
         .state
@@ -108,7 +123,7 @@ async fn one_reader_at_a_time_and_none_that_lost_its_lease() {
     assert_eq!(
         fixture
             .state
-            .restart_feed(&mut first, "x", "0")
+            .restart_feed(&mut first, place("x", "0", &[]))
             .await
             .unwrap_err()
             .code(),
@@ -116,7 +131,7 @@ async fn one_reader_at_a_time_and_none_that_lost_its_lease() {
     );
     fixture.state.drop_feed(&second).await.unwrap();
     assert_eq!(
-        reader(&fixture).await.seq,
+        reader(&fixture).await.place.seq,
         "2-b",
         "what the loser read was not recorded"
     );
@@ -365,7 +380,8 @@ async fn a_feed_that_lost_its_place_is_not_relied_on() {
             .is_whole()
     );
     let mut lease = reader(&fixture).await;
-    fixture.state.restart_feed(&mut lease, "couch 2", "7-z").await.unwrap();
+    let anew = place("couch 2", "7-z", &[("w", "1-a")]);
+    fixture.state.restart_feed(&mut lease, anew.clone()).await.unwrap();
     assert!(!standing().await.is_whole());
     fixture.state.drop_feed(&lease).await.unwrap();
     let again = fixture
@@ -374,5 +390,25 @@ async fn a_feed_that_lost_its_place_is_not_relied_on() {
         .await
         .unwrap()
         .expect("nobody reads");
-    assert_eq!((again.identity.as_str(), again.seq.as_str()), ("couch 2", "7-z"));
+    assert_eq!(again.place, anew);
+}
+
+#[tokio::test]
+async fn the_last_documents_of_the_feed_bear_witness_to_where_it_stands() {
+    let fixture = Fixture::new().await;
+    followed(&fixture, "a").await;
+    let mut lease = reader(&fixture).await;
+    let page: Vec<ChangedDoc> = (0..WITNESSES + 5)
+        .map(|number| doc(&format!("f{number:02}"), "1-a", "a", DocType::XFormInstance, "2020"))
+        .chain([gone("g")])
+        .collect();
+    record(&fixture, &mut lease, &page).await;
+    // A page without documents says nothing.
+    record(&fixture, &mut lease, &[]).await;
+    fixture.state.drop_feed(&lease).await.unwrap();
+    let kept = reader(&fixture).await.place.witnesses;
+    assert_eq!(kept, lease.place.witnesses);
+    assert_eq!(kept.len(), WITNESSES);
+    assert_eq!(kept[0], ("g".to_owned(), "9-x".to_owned()));
+    assert_eq!(kept[1], ("f14".to_owned(), "1-a".to_owned()));
 }

@@ -4,11 +4,10 @@
 use couch::ChangesPage;
 use proto::doctype::DocType;
 use state::Migration;
-use state::changed::Looked;
 use state::follow::ChangedDoc;
 
 use super::feed::{Header, PAGE, changed};
-use super::{Driver, Step};
+use super::place::{self, Source};
 use crate::context::Context;
 use crate::failure::Result;
 
@@ -27,17 +26,9 @@ pub enum ChangedSince {
         /// The first of them.
         first: Vec<(String, String)>,
     },
-    /// Nobody knows: the look was not taken down, the database is another one by now, or it does not know the place.
+    /// Nobody knows: the look was not taken down, the database is another one by now or went back, or it does not know the
+    /// place.
     Unknown,
-}
-
-/// Where the source stands now.
-pub(super) async fn place(driver: &Driver) -> Step<Looked> {
-    let db = &driver.context.forms_db;
-    Ok(Looked {
-        identity: db.identity().await?,
-        seq: db.info().await?.update_seq,
-    })
 }
 
 /// Reads the feed from the last look to its end, and keeps what concerns the caller.
@@ -52,12 +43,13 @@ pub async fn changed_since(
     let Some(looked) = context.state.looked(migration.id).await? else {
         return Ok(ChangedSince::Unknown);
     };
-    let db = &context.forms_db;
-    if db.identity().await? != looked.identity {
+    // A sequence is asked only of the database that it is of.
+    if place::source_of(context, &looked).await? != Source::Same {
         return Ok(ChangedSince::Unknown);
     }
+    let db = &context.forms_db;
     let (mut count, mut first) = (0, Vec::new());
-    let mut since = looked.seq;
+    let mut since = looked.seq.clone();
     loop {
         let ChangesPage::Read(page) = db.changes::<Header>(&since, PAGE).await? else {
             return Ok(ChangedSince::Unknown);
@@ -72,7 +64,12 @@ pub async fn changed_since(
             first.push((doc_type.map_or(GONE, DocType::as_str).to_owned(), id));
         }
         if at_end {
-            return Ok(ChangedSince::Known { count, first });
+            break;
         }
     }
+    // It may have been restored while it was read.
+    Ok(match place::source_of(context, &looked).await? {
+        Source::Same => ChangedSince::Known { count, first },
+        Source::Another | Source::WentBack => ChangedSince::Unknown,
+    })
 }

@@ -1,8 +1,9 @@
 //! The reader of a source's feed of changes. Every driver that follows tries to be it; the lease in the state schema lets one,
 //! and that one reads for all followed domains. When it ends, another takes over where it stood.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use couch::{Change, ChangesPage};
 use proto::doctype::DocType;
@@ -12,6 +13,7 @@ use state::follow::{ChangedDoc, FeedLease};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::place::{self, Source};
 use super::{Driver, Step, ids};
 use crate::context::Context;
 use crate::failure::Result;
@@ -22,8 +24,6 @@ pub(super) const PAGE: usize = 500;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two looks at how far another reader has come.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a reader makes sure that the database is still the one that its sequence belongs to.
-const IDENTITY_CHECK: Duration = Duration::from_secs(60);
 
 /// What the reader wants to know of a document. Values may be of any kind: whoever wrote them did not ask us.
 #[derive(Deserialize)]
@@ -70,9 +70,12 @@ async fn read_on(context: Arc<Context>, stop: CancellationToken) {
             Ok(Some(mut lease)) => {
                 let read = tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    read = tenure(&context, &mut lease) => read,
+                    read = tenure(&context, &mut lease) => read.map(|never| match never {}),
                 };
-                if let Err(failure) = read {
+                // Without its lease: another process reads by now.
+                if let Err(failure) = read
+                    && !failure.is_lost_lease()
+                {
                     tracing::warn!(code = failure.code, "the feed of changes: {failure}");
                 }
                 if let Err(error) = context.state.drop_feed(&lease).await {
@@ -98,18 +101,11 @@ async fn take(context: &Context) -> Result<Option<FeedLease>> {
 }
 
 /// Reads until something fails or the lease is lost.
-async fn tenure(context: &Context, lease: &mut FeedLease) -> Result<()> {
+async fn tenure(context: &Context, lease: &mut FeedLease) -> Result<Infallible> {
+    is_same(context, lease).await?;
     loop {
-        check_identity(context, lease).await?;
-        let checked = Instant::now();
-        while checked.elapsed() < IDENTITY_CHECK {
-            match read_page(context, lease).await {
-                Ok(true) => tokio::time::sleep(PAUSE).await,
-                Ok(false) => {}
-                // Another process reads by now.
-                Err(failure) if failure.code == "C2S-1509" => return Ok(()),
-                Err(failure) => return Err(failure),
-            }
+        if read_page(context, lease).await? {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -134,47 +130,55 @@ pub(super) async fn catch_up(driver: &Driver) -> Step<()> {
 }
 
 async fn to_the_end(driver: &Driver, lease: &mut FeedLease) -> Step<()> {
-    check_identity(&driver.context, lease).await?;
+    is_same(&driver.context, lease).await?;
     while !read_page(&driver.context, lease).await? {
         driver.pause(Duration::ZERO).await?;
     }
     Ok(())
 }
 
-/// A sequence of another database means nothing: the feed begins anew, and every domain looks at everything again.
-async fn check_identity(context: &Context, lease: &mut FeedLease) -> Result<()> {
-    let identity = context.forms_db.identity().await?;
-    if identity != lease.identity {
-        tracing::warn!(
+/// Whether the source is still the one that the place is of. Otherwise the sequence means nothing: the feed begins anew, and
+/// every domain looks at everything again.
+async fn is_same(context: &Context, lease: &mut FeedLease) -> Result<bool> {
+    match place::source_of(context, &lease.place).await? {
+        Source::Same => return Ok(true),
+        Source::Another => tracing::warn!(
             code = "C2S-4080",
             "the source is another database than the one whose changes were followed"
-        );
-        restart(context, lease, &identity).await?;
+        ),
+        Source::WentBack => tracing::warn!(
+            code = "C2S-4200",
+            "the source has older revisions of documents than those that its changes told of: it was restored"
+        ),
     }
-    Ok(())
+    restart(context, lease).await?;
+    Ok(false)
 }
 
-async fn restart(context: &Context, lease: &mut FeedLease, identity: &str) -> Result<()> {
-    let seq = context.forms_db.info().await?.update_seq;
-    Ok(context.state.restart_feed(lease, identity, &seq).await?)
+async fn restart(context: &Context, lease: &mut FeedLease) -> Result<()> {
+    let now = place::now(context).await?;
+    Ok(context.state.restart_feed(lease, now).await?)
 }
 
 /// Reads a page and puts it on record. True: nothing is behind it.
 async fn read_page(context: &Context, lease: &mut FeedLease) -> Result<bool> {
     let asked = context.state.now().await?;
-    let page = match context.forms_db.changes::<Header>(&lease.seq, PAGE).await? {
+    let page = match context.forms_db.changes::<Header>(&lease.place.seq, PAGE).await? {
         ChangesPage::Read(page) => page,
         ChangesPage::UnknownSequence => {
             tracing::warn!(
                 code = "C2S-4081",
                 "the source does not know the sequence that its changes were read to"
             );
-            let identity = lease.identity.clone();
-            restart(context, lease, &identity).await?;
+            restart(context, lease).await?;
             return Ok(false);
         }
     };
     let at_end = page.is_last();
+    // Whoever waits for this end relies on it.
+    if at_end && !is_same(context, lease).await? {
+        return Ok(false);
+    }
     let found: Vec<ChangedDoc> = page.changes.into_iter().filter_map(changed).collect();
     let pending = page.pending.and_then(|pending| i64::try_from(pending).ok());
     let time = context.config.worker.lease;

@@ -17,7 +17,7 @@ use state::follow::{Follow, Taken};
 use state::run::Run;
 
 use super::feed::FeedReader;
-use super::{Driver, Interruption, Step, missing};
+use super::{Driver, Interruption, Step, missing, place};
 use crate::commands::migrate::Order;
 use crate::driver::couch_counts;
 
@@ -31,15 +31,11 @@ pub(crate) fn is_asked(run: &Run) -> bool {
 
 /// Puts on record that the domain is followed, before anything is looked at, and begins to read.
 pub(super) async fn begin(driver: &mut Driver) -> Step<()> {
-    let db = &driver.context.forms_db;
-    let identity = db.identity().await?;
-    let seq = db.info().await?.update_seq;
-    driver
-        .context
-        .state
-        .follow(&driver.lease, &db.address(), &identity, &seq)
-        .await?;
-    driver.reader = Some(FeedReader::start(&driver.context));
+    let context = &driver.context;
+    let now = place::now(context).await?;
+    let source = context.forms_db.address();
+    context.state.follow(&driver.lease, &source, &now).await?;
+    driver.reader = Some(FeedReader::start(context));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use state::Phase;
 use state::pace::Work;
 
 use super::missing_docs::{MissingDocs, ROUNDS};
-use super::{Driver, Step, changed_since, feed, follow};
+use super::{Driver, Step, feed, follow, place};
 use crate::commands::migrate::{CaseDiff, Order, Record};
 
 impl Driver {
@@ -56,12 +56,12 @@ impl Driver {
             self.measured(Work::Diff, Box::pin(self.diff_pending())).await?;
             self.phase(Phase::Missing).await?;
             follow::settle_taken(self).await?;
-            let place = changed_since::place(self).await?;
+            let stands = place::now(&self.context).await?;
             feed::catch_up(self).await?;
             if !follow::is_whole(self).await? {
                 return Ok(false);
             }
-            self.context.state.set_looked(&self.lease, &place).await?;
+            self.context.state.set_looked(&self.lease, &stands).await?;
             if follow::take(self).await? == 0 {
                 break;
             }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::missing::{self, Begin, Depth};
 use super::steps::held_driver;
-use super::{Driver, Step, StopSignals, changed_since};
+use super::{Driver, Step, StopSignals, place};
 use crate::commands::migrate::Order;
 use crate::context::Context;
 use crate::failure::Result;
@@ -72,12 +72,12 @@ impl Driver {
         for _ in 0..ROUNDS {
             self.diff(order.case_diff).await?;
             self.phase(Phase::Missing).await?;
-            let place = changed_since::place(self).await?;
+            let stands = place::now(&self.context).await?;
             let look = Box::pin(missing::find(self, begin, Depth::Revisions));
             let seen = self.measured(Work::Missing, look).await?;
             begin = Begin::Anew;
             if !seen.resumed {
-                self.context.state.set_looked(&self.lease, &place).await?;
+                self.context.state.set_looked(&self.lease, &stands).await?;
             }
             if seen.changed == 0 {
                 // What an earlier run has looked at may have changed since. A live migration is looked at again anyway, unless

@@ -26,6 +26,7 @@ mod missing;
 mod missing_docs;
 mod on_error;
 mod patch;
+mod place;
 mod ranges;
 mod rebuild;
 mod scan;

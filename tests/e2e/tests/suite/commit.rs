@@ -101,8 +101,9 @@ async fn commit_is_refused_when_documents_were_changed_in_couch_since_the_last_l
     let (case, saved_case) = of_type(&generated.docs, "CommCareCase")?;
     let (log, _) = of_type(&generated.docs, "SubmissionErrorLog")?;
     let (other, saved_other) = of_type(&foreign.docs, "XFormInstance")?;
-    world.load_documents(vec![saved, saved_case, saved_other]).await?;
     let forms = world.source().forms().name().to_owned();
+    let older = world.source().stand_in().back_up(&forms).context("a database")?;
+    world.load_documents(vec![saved, saved_case, saved_other]).await?;
     ensure!(world.source().stand_in().delete(&forms, &log));
     let refused = world.domain("edited", "COMMIT", &[]).await?.ended_with(1);
     for told in ["C2S-4131", "3 documents", &form, &case, &log] {
@@ -119,8 +120,43 @@ async fn commit_is_refused_when_documents_were_changed_in_couch_since_the_last_l
     let refused = world.domain("edited", "COMMIT", &[]).await?.ended_with(1);
     ensure!(refused.stderr.contains("C2S-4130"), "{}", refused.told());
     world.domain("edited", "MIGRATE", &[]).await?.ok();
-    world.domain("edited", "COMMIT", &[]).await?.ok();
+
+    // The same database, as it was before: its feed has nothing to tell.
+    let newer = world.source().stand_in().back_up(&forms).context("a database")?;
+    world.source().stand_in().restore(&forms, &older)?;
+    let refused = world.domain("edited", "COMMIT", &[]).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4130"), "{}", refused.told());
+    world.source().stand_in().restore(&forms, &newer)?;
+    change_during_the_switch(&mut world, &form).await?;
     world.end()
+}
+
+/// Commits while somebody archives a form, after COMMIT has asked what has changed.
+async fn change_during_the_switch(world: &mut World, form: &str) -> Result<()> {
+    let forms = world.source().forms().name().to_owned();
+    let faults = world.source().stand_in().faults();
+    let switch = faults.add(FaultRule::once(
+        Predicate::op(OpKind::Put).on("_domains/"),
+        Action::Hold,
+    ));
+    let command = world.begin_domain("edited", "COMMIT", &[])?;
+    ensure!(world.source().stand_in().faults().reached(switch, 1).await);
+    let mut archived = world.source().stand_in().get(&forms, form).context("the form")?;
+    archived["doc_type"] = "XFormArchived".into();
+    world.source().stand_in().put(&forms, &archived)?;
+    world.source().stand_in().faults().remove(switch);
+    let ended = command.end(crate::PATIENCE).await?.ended_with(1);
+    ensure!(
+        ended.stderr.contains("C2S-4132: 1 documents") && ended.stderr.contains(form),
+        "{}",
+        ended.told()
+    );
+    ensure!(world.source().domain_doc("edited").await?["use_sql_backend"] == true);
+    let stats = world.stats("edited").await?;
+    ensure!(stats["status"] == "complete" && stats["late_forms"] == 1, "{stats}");
+    let listed = world.domain("edited", "stats", &["--verbose"]).await?.ok();
+    ensure!(listed.stdout.contains(form), "{}", listed.told());
+    Ok(())
 }
 
 /// Where a COMMIT dies.
