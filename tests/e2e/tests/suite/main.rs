@@ -22,6 +22,7 @@ mod malformed;
 mod mutate;
 mod patches;
 mod plan;
+mod priority;
 mod replay;
 mod reset;
 mod rewind;
