@@ -22,11 +22,20 @@ pub enum Work {
     Diff,
     /// All documents of Couch are looked up.
     Missing,
+    /// A commit takes down what the rows in SQL are.
+    Snapshot,
 }
 
 impl Work {
-    /// All of it, in the order in which a run does it.
-    pub const ALL: [Self; 5] = [Self::Forms, Self::Replay, Self::List, Self::Diff, Self::Missing];
+    /// All of it, in the order in which a run and its commit do it.
+    pub const ALL: [Self; 6] = [
+        Self::Forms,
+        Self::Replay,
+        Self::List,
+        Self::Diff,
+        Self::Missing,
+        Self::Snapshot,
+    ];
 
     /// Its name in the state schema.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +45,7 @@ impl Work {
             Self::List => "list",
             Self::Diff => "diff",
             Self::Missing => "missing",
+            Self::Snapshot => "snapshot",
         }
     }
 
@@ -64,6 +74,8 @@ pub struct Pace {
 
 /// Measurements of each kind of work that count: the newest. What was measured long before says little of today's servers.
 const RECENT: i64 = 12;
+/// Snapshots of fewer documents that count, and of more: those nearest to the number in question say most.
+const NEAREST: i64 = 4;
 
 impl State {
     /// Puts a measurement on record.
@@ -82,7 +94,31 @@ impl State {
         Ok(())
     }
 
-    /// The newest measurements of a migration, of each kind of work, oldest first.
+    /// Measurements of snapshots of about so many documents. A domain is committed once: those of all domains count.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn snapshot_paces(&self, documents: i64) -> Result<Vec<Pace>, StateError> {
+        let rows: Vec<(i64, f64)> = sqlx::query_as(
+            "(select documents, seconds from pace where work = 'snapshot' and documents <= $1
+              order by documents desc, id desc limit $2)
+             union all
+             (select documents, seconds from pace where work = 'snapshot' and documents > $1
+              order by documents, id limit $2)",
+        )
+        .bind(documents)
+        .bind(NEAREST)
+        .fetch_all(&self.pool)
+        .await?;
+        let snapshot = |(documents, seconds)| Pace {
+            work: Work::Snapshot,
+            documents,
+            seconds,
+        };
+        Ok(rows.into_iter().map(snapshot).collect())
+    }
+
+    /// The newest measurements of a migration's runs, of each kind of work, oldest first.
     ///
     /// # Errors
     /// Database errors.
@@ -90,7 +126,7 @@ impl State {
         let rows = sqlx::query(
             "select work, documents, seconds from (
                  select id, work, documents, seconds, row_number() over (partition by work order by id desc) as age
-                 from pace where migration_id = $1) p
+                 from pace where migration_id = $1 and work <> 'snapshot') p
              where age <= $2 order by id",
         )
         .bind(id.0)
@@ -124,7 +160,7 @@ impl State {
                  where migration_id = $1 and (scan like 'case:%' or scan like $2)",
                 "sql:%",
             ),
-            Work::Missing => (
+            Work::Missing | Work::Snapshot => (
                 "select coalesce(sum(value), 0)::bigint from doc_count where migration_id = $1 and $2 <> ''",
                 "all",
             ),

@@ -87,6 +87,8 @@ pub struct Left {
     pub settle: Duration,
     /// How long a COMMIT waits for them after the switch.
     pub commit: Duration,
+    /// Documents that a COMMIT takes a snapshot of.
+    pub snapshot: i64,
     /// How long submissions have been stopped already.
     pub stopped: Duration,
 }
@@ -111,6 +113,8 @@ pub struct Forecast {
     pub settle: Duration,
     /// Until the run ends.
     pub run: Span,
+    /// The snapshot that COMMIT takes before its switch; its time is none if it takes none.
+    pub snapshot: Piece,
     /// The wait of COMMIT.
     pub commit: Duration,
     /// Without submissions, from their stop to the end of COMMIT.
@@ -122,6 +126,7 @@ impl Forecast {
     pub fn unmeasured(&self) -> impl Iterator<Item = Work> {
         self.pieces
             .iter()
+            .chain([&self.snapshot])
             .filter(|piece| piece.time.high.is_none())
             .map(|piece| piece.work)
     }
@@ -172,13 +177,38 @@ pub fn forecast(left: &Left, paces: &[Pace]) -> Forecast {
             .then(time(Work::Missing))
             .high,
     };
+    let snapshot = Piece {
+        work: Work::Snapshot,
+        documents: Count::exactly(left.snapshot),
+        time: snapshot_time(left.snapshot, paces),
+    };
     let run = first.beside(Span::exactly(left.settle)).then(once_more).then(rounds);
     Forecast {
         pieces,
         settle: left.settle,
         run,
+        snapshot,
         commit: left.commit,
-        downtime: Span::exactly(left.stopped).then(run).then(Span::exactly(left.commit)),
+        downtime: Span::exactly(left.stopped)
+            .then(run)
+            .then(snapshot.time)
+            .then(Span::exactly(left.commit)),
+    }
+}
+
+/// The time for the snapshot of a commit. Before the first commit of all it is known only that it does no more with a document
+/// than a comparison does, which reads the same rows, and the other side too.
+fn snapshot_time(documents: i64, paces: &[Pace]) -> Span {
+    if documents == 0 {
+        return Span::exactly(Duration::ZERO);
+    }
+    let count = Count::exactly(documents);
+    if paces.iter().any(|pace| pace.work == Work::Snapshot) {
+        return estimate(Work::Snapshot, count, paces);
+    }
+    Span {
+        low: Duration::ZERO,
+        high: estimate(Work::Diff, count, paces).high,
     }
 }
 
@@ -292,7 +322,7 @@ mod tests {
         // Runs that had no such document do not tell how long one takes, but for what they took.
         assert_eq!(measured(10, &[pace(Work::Forms, 0, 0.5)]), (0.5, None));
         let found = forecast(&Left::default(), &[pace(Work::Forms, 5, 1.0)]);
-        assert_eq!(found.unmeasured().collect::<Vec<_>>(), Work::ALL[1..]);
+        assert_eq!(found.unmeasured().collect::<Vec<_>>(), Work::ALL[1..5]);
         assert_eq!((found.run.high, found.downtime.high), (None, None));
     }
 
@@ -319,6 +349,62 @@ mod tests {
             &all(1_000_000, 10_000.0),
         );
         assert_eq!(long.run.low, secs(8000.0));
+    }
+
+    #[test]
+    fn the_snapshot_of_a_commit_is_downtime_and_not_of_the_run() {
+        let left = Left {
+            snapshot: 10_000,
+            commit: secs(60.0),
+            ..Left::default()
+        };
+        let without = forecast(&Left { snapshot: 0, ..left }, &all(1000, 10.0)).downtime;
+        let commits = [pace(Work::Snapshot, 5000, 1.0), pace(Work::Snapshot, 20_000, 3.0)];
+        // Not slower than twice the smaller one, not faster than half of the larger one.
+        let found = forecast(&left, &[all(1000, 10.0)[..5].to_vec(), commits.to_vec()].concat());
+        assert_eq!(found.snapshot.time.low, secs(1.5 / VARIATION));
+        assert_eq!(found.snapshot.time.high, Some(secs(2.0 * VARIATION)));
+        assert_eq!(found.downtime.low, without.low + found.snapshot.time.low);
+        assert_eq!(
+            found.downtime.high.unwrap(),
+            without.high.unwrap() + found.snapshot.time.high.unwrap()
+        );
+        assert_eq!(found.run, forecast(&Left { snapshot: 0, ..left }, &all(1000, 10.0)).run);
+
+        // Before the first commit: nothing, up to what comparisons took, 10 ms each.
+        let first = forecast(&left, &all(1000, 10.0)[..5]);
+        assert_eq!(first.snapshot.time.low, Duration::ZERO);
+        assert_eq!(first.snapshot.time.high, Some(secs(100.0 * VARIATION)));
+        assert_eq!(first.unmeasured().count(), 0);
+        let none = forecast(&left, &[]);
+        assert!(none.unmeasured().any(|work| work == Work::Snapshot));
+    }
+
+    #[test]
+    fn a_followed_domain_has_nothing_to_list_at_best() {
+        let all_of_it = Left {
+            documents: 100,
+            listed: 2000,
+            looked_up: 5000,
+            ..Left::default()
+        };
+        let followed = Left {
+            listed: 0,
+            looked_up: 100,
+            ..all_of_it
+        };
+        let paces = [all(5000, 50.0), all(100, 1.0)].concat();
+        let (whole, little) = (forecast(&all_of_it, &paces), forecast(&followed, &paces));
+        let low = |found: &Forecast, work| {
+            let piece = found.pieces.iter().find(|piece| piece.work == work).unwrap();
+            piece.time.low
+        };
+        assert_eq!(low(&little, Work::List), Duration::ZERO);
+        assert_eq!(low(&little, Work::Missing), secs(1.0 / VARIATION));
+        assert_eq!(low(&whole, Work::List), secs(20.0 / VARIATION));
+        assert_eq!(low(&whole, Work::Missing), secs(50.0 / VARIATION));
+        assert_eq!(whole.run.low - little.run.low, secs((20.0 + 50.0 - 1.0) / VARIATION));
+        assert!(little.run.high < whole.run.high);
     }
 
     #[test]

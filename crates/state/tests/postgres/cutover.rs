@@ -21,6 +21,28 @@ fn pace(work: Work, documents: i64, seconds: f64) -> Pace {
 }
 
 #[tokio::test]
+async fn snapshots_of_all_domains_count_the_nearest_on_either_side() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    assert!(state.snapshot_paces(10).await.unwrap().is_empty());
+    let other = fixture.drive("other").await;
+    for number in 1..=20 {
+        let lease = if number % 2 == 0 { &driven.lease } else { &other.lease };
+        let found = pace(Work::Snapshot, number, 0.5);
+        state.record_pace(lease, None, found).await.unwrap();
+    }
+    let found = state.snapshot_paces(12).await.unwrap();
+    let mut documents: Vec<i64> = found.iter().map(|pace| pace.documents).collect();
+    documents.sort_unstable();
+    assert_eq!(documents, (9..=16).collect::<Vec<_>>());
+    assert!(found.iter().all(|pace| pace.work == Work::Snapshot));
+    assert!(
+        state.paces(driven.id).await.unwrap().is_empty(),
+        "no run has measured anything"
+    );
+}
+
+#[tokio::test]
 async fn the_newest_measurements_of_each_work_count() {
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;

@@ -62,7 +62,9 @@ fn on_sql(domain: &Domain) -> Failure {
 /// The forecast of a migration that has begun.
 pub(crate) async fn of(context: &Context, migration: &Migration) -> Result<Forecast> {
     let left = Box::pin(left(context, migration)).await?;
-    Ok(forecast(&left, &context.state.paces(migration.id).await?))
+    let mut paces = context.state.paces(migration.id).await?;
+    paces.extend(context.state.snapshot_paces(left.snapshot).await?);
+    Ok(forecast(&left, &paces))
 }
 
 /// For people; ends with a line break.
@@ -86,6 +88,14 @@ pub(crate) fn text(domain: &Domain, found: &Forecast) -> String {
         human(found.settle)
     );
     let _ = writeln!(text, "MIGRATE --finish takes {}.", span(found.run));
+    if found.snapshot.documents.high > 0 {
+        let _ = writeln!(
+            text,
+            "COMMIT takes a snapshot of {} documents before its switch: {}.",
+            count(found.snapshot.documents),
+            span(found.snapshot.time)
+        );
+    }
     let _ = writeln!(text, "COMMIT waits {} for HQ's caches.", human(found.commit));
     let _ = writeln!(text, "Without submissions, in all: {}.", span(found.downtime));
     let unmeasured: Vec<&str> = found.unmeasured().map(name_of).collect();
@@ -126,6 +136,7 @@ pub(crate) fn as_json(domain: &Domain, found: &Forecast) -> Value {
         "work": pieces,
         "cache_wait_seconds": found.settle.as_secs_f64(),
         "finish_seconds": seconds(found.run),
+        "commit_snapshot": { "documents": found.snapshot.documents.high, "seconds": seconds(found.snapshot.time) },
         "commit_wait_seconds": found.commit.as_secs_f64(),
         "downtime_seconds": seconds(found.downtime),
         "unmeasured": found.unmeasured().map(Work::as_str).collect::<Vec<_>>(),
@@ -139,6 +150,7 @@ const fn name_of(work: Work) -> &'static str {
         Work::List => "cases to list",
         Work::Diff => "cases to compare",
         Work::Missing => "documents to look up",
+        Work::Snapshot => "snapshot of COMMIT",
     }
 }
 
@@ -195,6 +207,7 @@ mod tests {
             dirty: 3,
             settle: Duration::from_secs(61),
             commit: Duration::from_secs(61),
+            snapshot: 120,
             ..Left::default()
         };
         forecast(&left, paces)

@@ -4,9 +4,11 @@
 //! was added, changed or deleted is known by its id.
 
 use std::cmp::Ordering;
+use std::time::Instant;
 
 use hqsql::{Digests, Documents, ShardId};
 use state::migration::{DriverLease, Migration};
+use state::pace::{Pace, Work};
 use state::snapshot::{DocKind, SnapshotPart};
 
 use crate::context::Context;
@@ -20,16 +22,19 @@ const SHOWN: usize = 20;
 /// Takes the snapshot, in place of one that was begun before. Nothing when the configuration says that a commit is final.
 pub(super) async fn take(context: &Context, lease: &DriverLease, migration: &Migration) -> Result<()> {
     let window = context.config.hq.uncommit_window;
+    let started = Instant::now();
     context.state.forget_old_snapshots(window).await?;
     context.state.drop_snapshot(lease).await?;
     if window.is_zero() {
         return Ok(());
     }
+    let mut taken = 0;
     for (kind, documents) in KINDS {
         for shard in context.target.shards() {
             let mut digests = context.target.digests(shard, documents, &migration.domain).await?;
             for part in 0.. {
                 let (ids, digests): (Vec<String>, Vec<i64>) = digests.next(PART).await?.into_iter().unzip();
+                taken += i64::try_from(ids.len()).unwrap_or(i64::MAX);
                 let content = SnapshotPart { ids, digests };
                 context
                     .state
@@ -42,7 +47,12 @@ pub(super) async fn take(context: &Context, lease: &DriverLease, migration: &Mig
             }
         }
     }
-    Ok(())
+    let pace = Pace {
+        work: Work::Snapshot,
+        documents: taken,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    Ok(context.state.record_pace(lease, None, pace).await?)
 }
 
 /// What is not as it was at the commit.

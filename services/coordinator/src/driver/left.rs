@@ -65,7 +65,7 @@ pub async fn left(context: &Context, migration: &Migration) -> Result<Left> {
     let wait = context.config.hq.cache_wait();
     let stopped = stopped_for(context, migration).await?;
     let new = new_documents(context, migration).await? + state.documents_waiting(migration.id).await?;
-    let all = counts.iter().map(|(_, count)| count).sum();
+    let all: i64 = counts.iter().map(|(_, count)| count).sum();
     // A finish that relies on the feed lists no cases, and looks up what has changed. Much of that is new.
     let followed = state.following(migration.id).await?.filter(Follow::is_whole);
     let (documents, listed, looked_up) = match followed {
@@ -80,6 +80,11 @@ pub async fn left(context: &Context, migration: &Migration) -> Result<Left> {
         listed,
         looked_up,
         cases_per_document: state.cases_per_document(migration.id).await?,
+        snapshot: if context.config.hq.uncommit_window.is_zero() {
+            0
+        } else {
+            all
+        },
         settle: wait.saturating_sub(stopped.unwrap_or_default()),
         commit: wait,
         stopped: stopped.unwrap_or_default(),

@@ -55,6 +55,23 @@ async fn a_downtime_that_cannot_be_kept_ends_in_time_and_one_that_can_ends_in_a_
     let documents = forecast["work"][0]["documents"]["low"].as_u64().context("a number")?;
     ensure!(documents >= later as u64, "{documents} of at least {later}: {forecast}");
     ensure!(forecast["unmeasured"] == serde_json::json!([]), "{forecast}");
+    // Nobody follows the domain: all cases of both sides are listed, and all documents looked up.
+    let is_case = |doc: &&serde_json::Value| {
+        doc["doc_type"]
+            .as_str()
+            .is_some_and(|kind| kind.starts_with("CommCareCase"))
+    };
+    let (all, cases) = (generated.docs.len(), generated.docs.iter().filter(is_case).count());
+    let to_do = |work: usize| &forecast["work"][work]["documents"];
+    ensure!(
+        to_do(2)["low"] == 2 * cases && to_do(4)["low"] == all,
+        "{all}, {cases}: {forecast}"
+    );
+    ensure!(forecast["commit_snapshot"]["documents"] == all, "{all}: {forecast}");
+    let high = |span: &serde_json::Value| span["high"].as_f64().context("an upper end");
+    let without_snapshot =
+        high(&forecast["finish_seconds"])? + forecast["commit_wait_seconds"].as_f64().context("a wait")?;
+    ensure!(high(&forecast["downtime_seconds"])? > without_snapshot, "{forecast}");
     let stats = world.stats("brief").await?;
     ensure!(stats["forecast"]["work"] == forecast["work"], "{stats}");
     ensure!(stats["submissions_stopped_seconds"].is_null(), "{stats}");
@@ -116,6 +133,8 @@ async fn a_downtime_that_cannot_be_kept_ends_in_time_and_one_that_can_ends_in_a_
     ensure!(world.source().domain_doc("brief").await?["use_sql_backend"] == true);
     ensure!(flag(&world, "brief").await?.0 == "complete");
     ensure!(staff.calls()? == 1, "staff is told once");
+    let measured = format!("select count(*) from pace where work = 'snapshot' and documents = {all}");
+    ensure!(world.number(&measured).await? == 1, "the snapshot was not measured");
     assert_clean(&world.stats("brief").await?, &generated.model)?;
     world.assert_same_rows("brief", &generated.model).await?;
     world.end()
