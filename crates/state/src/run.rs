@@ -274,6 +274,26 @@ impl State {
         Ok(tx.commit().await?)
     }
 
+    /// As [`State::set_run_state`] for the end of a run, unless somebody drives its domain meanwhile: then that one leads it to
+    /// its end. False: it does, or the run is over.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn end_undriven_run(&self, run_id: i64, state: RunState, outcome: &str) -> Result<bool, StateError> {
+        let mut tx = self.pool.begin().await?;
+        // Nobody takes the lease before this ends.
+        let undriven: Option<i32> = sqlx::query_scalar(
+            "select 1 from migration m join run r on r.migration_id = m.id
+             where r.id = $1 and (m.driver_until is null or m.driver_until <= now()) for share of m",
+        )
+        .bind(run_id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let ended = undriven.is_some() && put_state(&mut *tx, run_id, state, Some(outcome)).await?;
+        tx.commit().await?;
+        Ok(ended)
+    }
+
     /// Asks the open run of a migration to stop. One that nobody drives ends at once, or whoever took it up later would begin
     /// it, and stop submissions, only to stop; unless it has to finish a commit, or its way back to live.
     ///

@@ -380,8 +380,11 @@ async fn end_following(context: &Arc<Context>, domain: &Domain, stop: &Cancellat
         let driven = context.state.migration(domain).await?.and_then(|now| now.driver);
         if driven.is_none() {
             // Its driver died: there is nobody to end it.
-            let outcome = Some("stopped by MIGRATE --finish");
-            context.state.set_run_state(run.id, RunState::Stopped, outcome).await?;
+            let outcome = "stopped by MIGRATE --finish";
+            context
+                .state
+                .end_undriven_run(run.id, RunState::Stopped, outcome)
+                .await?;
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(false),
@@ -408,7 +411,7 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
         let served = state.alive("serve").await? > 0 && started.elapsed() < SERVE_GRACE;
         if !driven && !served {
             if stop.is_cancelled() {
-                state.set_run_state(run.id, RunState::Stopped, Some(STOPPED)).await?;
+                state.end_undriven_run(run.id, RunState::Stopped, STOPPED).await?;
                 continue;
             }
             drive_here(context, run, &stop).await?;
@@ -433,11 +436,12 @@ async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken)
         Ok(started) => started,
         Err(failure) => {
             // Nobody is to take the run up long after its operator has read that it failed.
-            context
+            let outcome = failure.to_string();
+            let ended = context
                 .state
-                .set_run_state(run.id, RunState::Failed, Some(&failure.to_string()))
+                .end_undriven_run(run.id, RunState::Failed, &outcome)
                 .await?;
-            return Err(failure);
+            return if ended { Err(failure) } else { Ok(()) };
         }
     };
     let signals = StopSignals {

@@ -57,8 +57,14 @@ pub(super) async fn stay(driver: &mut Driver, run: &Run) -> Step<std::convert::I
         .signals
         .following
         .store(true, std::sync::atomic::Ordering::Relaxed);
+    let pause = driver.context.config.live.follow_pause;
     loop {
-        match round(driver, run).await {
+        // The pause asks too whether the run was stopped.
+        let passed = match round(driver, run).await {
+            Ok(()) => driver.pause(pause).await,
+            failed => failed,
+        };
+        match passed {
             Ok(()) => {}
             // A server that is away for a while does not end a run that is meant to stay.
             Err(Interruption::Failed(failure)) if failure.may_pass => {
@@ -66,10 +72,10 @@ pub(super) async fn stay(driver: &mut Driver, run: &Run) -> Step<std::convert::I
                     code = failure.code,
                     "a round of following failed and is tried again: {failure}"
                 );
+                driver.rest(pause).await?;
             }
             Err(other) => return Err(other),
         }
-        driver.pause(driver.context.config.live.follow_pause).await?;
     }
 }
 

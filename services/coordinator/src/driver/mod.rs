@@ -476,6 +476,11 @@ impl Driver {
         {
             self.signals.operator.cancel();
         }
+        self.rest(time).await
+    }
+
+    /// As [`Driver::pause`], without asking any server.
+    async fn rest(&self, time: Duration) -> Step<()> {
         tokio::select! {
             biased;
             () = self.signals.operator.cancelled() => self.drain(Interruption::Operator).await,

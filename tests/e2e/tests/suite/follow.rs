@@ -116,6 +116,18 @@ async fn a_followed_domain_leaves_little_to_the_finish() -> Result<()> {
         "{stats}"
     );
 
+    // What is refused leaves the run as it is.
+    let slow = world.configuration_with("slow.toml", &[("hq.cache_wait", "\"10m\"")])?;
+    let limited = ["MIGRATE", "--no-input", "--finish", "--max-downtime", "5m"];
+    let arguments = [
+        &["--config", &slow, "migrate_domain_from_couch_to_sql", "followed"][..],
+        &limited,
+    ]
+    .concat();
+    let refused = world.coordinator_bare(&arguments, &[]).await?.ended_with(1);
+    ensure!(refused.stderr.contains("C2S-4090"), "{}", refused.told());
+    ensure!(world.number("select count(*) from run where state = 'running'").await? == 1);
+
     world.source().stand_in().reset_requests();
     let finish = world.domain("followed", "MIGRATE", &["--finish"]).await?.ok();
     ensure!(finish.stdout.contains("clean"), "{}", finish.told());
