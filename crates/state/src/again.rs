@@ -200,8 +200,10 @@ impl State {
     /// Asks for a diff of these cases again, or of all.
     ///
     /// # Errors
-    /// Database errors.
-    pub async fn request_diff(&self, id: MigrationId, case_ids: Option<&[String]>) -> Result<u64, StateError> {
+    /// [`StateError::LostLease`].
+    pub async fn request_diff(&self, held: &DriverLease, case_ids: Option<&[String]>) -> Result<u64, StateError> {
+        let id = held.migration_id.0;
+        let mut tx = self.driver_tx(held).await?;
         let result = match case_ids {
             None => {
                 // In their order, as everywhere: the plan of an update may visit them in any.
@@ -213,8 +215,8 @@ impl State {
                      update case_state s set diffed_generation = null from compared c
                      where s.migration_id = $1 and s.bucket = c.bucket and s.case_id = c.case_id",
                 )
-                .bind(id.0)
-                .execute(&self.pool)
+                .bind(id)
+                .execute(&mut *tx)
                 .await?
             }
             Some(case_ids) => {
@@ -229,13 +231,14 @@ impl State {
                      select $1, bucket, case_id from unnest($2::smallint[], $3::text[]) i(bucket, case_id)
                      on conflict (migration_id, bucket, case_id) do update set diffed_generation = null",
                 )
-                .bind(id.0)
+                .bind(id)
                 .bind(&buckets)
                 .bind(&ids)
-                .execute(&self.pool)
+                .execute(&mut *tx)
                 .await?
             }
         };
+        tx.commit().await?;
         Ok(result.rows_affected())
     }
 }

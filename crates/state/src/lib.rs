@@ -51,6 +51,7 @@ pub mod changed;
 mod checkpoint;
 pub mod commit;
 mod deleted_case;
+mod diff_request;
 pub mod diff_stage;
 mod dispatch;
 pub mod error;

@@ -48,7 +48,7 @@ async fn documents_that_are_not_as_they_were_migrated_or_compared_are_told() {
         )
         .await;
     let cases = ["case", "touched", "vanished"];
-    state.request_diff(driven.id, Some(&strings(&cases))).await.unwrap();
+    state.request_diff(&driven.lease, Some(&strings(&cases))).await.unwrap();
     let claim = fixture.claimed(&driven, Stage::Diff, &cases).await;
     let compared = cases.map(|id| CaseComparison {
         case_id: id.to_owned(),

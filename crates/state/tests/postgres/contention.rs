@@ -264,10 +264,10 @@ async fn diff(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
     if random.random_bool(0.3) {
         fixture
             .state
-            .request_diff(driven.id, Some(&some(random, "case", CASES)))
+            .request_diff(&driven.lease, Some(&some(random, "case", CASES)))
             .await
             .unwrap();
-        fixture.state.request_diff(driven.id, None).await.unwrap();
+        fixture.state.request_diff(&driven.lease, None).await.unwrap();
     }
 }
 

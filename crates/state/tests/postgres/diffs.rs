@@ -92,7 +92,7 @@ async fn a_comparison_settles_its_case_and_replaces_what_was_found_before() {
         ["3-c", "3-c"]
     );
 
-    assert_eq!(state.request_diff(driven.id, None).await.unwrap(), 2);
+    assert_eq!(state.request_diff(&driven.lease, None).await.unwrap(), 2);
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 2));
     let claim = fixture.claimed(&driven, Stage::Diff, &["a", "b"]).await;
     assert_eq!(
@@ -168,12 +168,64 @@ async fn a_diff_can_be_asked_for_cases_that_nobody_has_seen() {
     assert_eq!(
         fixture
             .state
-            .request_diff(driven.id, Some(&strings(&["a", "new"])))
+            .request_diff(&driven.lease, Some(&strings(&["a", "new"])))
             .await
             .unwrap(),
         2
     );
     assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 2));
+}
+
+#[tokio::test]
+async fn only_cases_that_are_named_are_cut_and_those_that_are_nowhere_are_forgotten() {
+    let (fixture, driven, _) = with_replayed_cases(&["a", "b"]).await;
+    let state = &fixture.state;
+    let named = strings(&["a", "typo", "couch", "a"]);
+    state.request_diff(&driven.lease, Some(&named)).await.unwrap();
+    let before = fixture.strings(
+        "select array_to_string(ids, ',') from batch where migration_id = $1 order by id",
+        &driven,
+    );
+    let before = before.await.len();
+    assert_eq!(state.cut_diffs_of(&driven.lease, &named, 2).await.unwrap(), 2);
+    let batches = fixture.strings(
+        "select array_to_string(ids, ',') from batch where migration_id = $1 order by id",
+        &driven,
+    );
+    let mut cut: Vec<String> = batches.await[before..]
+        .join(",")
+        .split(',')
+        .map(str::to_owned)
+        .collect();
+    cut.sort_unstable();
+    assert_eq!(cut, ["a", "couch", "typo"], "and not b, which is pending too");
+
+    let claim = fixture.claimed(&driven, Stage::Diff, &["a", "typo", "couch"]).await;
+    let mut nowhere = comparison("typo", 0, None);
+    nowhere.couch_rev = None;
+    let found = [comparison("a", 1, None), nowhere, comparison("couch", 0, None)];
+    assert_eq!(state.finish_diffs(&claim, &found).await.unwrap(), 0);
+    assert_eq!(
+        state.cut_diffs_of(&driven.lease, &named, 2).await.unwrap(),
+        0,
+        "all are compared"
+    );
+    assert_eq!(state.forget_unknown_cases(&driven.lease, &named).await.unwrap(), 1);
+    let left = "select case_id from case_state where migration_id = $1 order by case_id";
+    assert_eq!(fixture.strings(left, &driven).await, ["a", "b", "couch"]);
+}
+
+#[tokio::test]
+async fn without_the_lease_no_comparison_is_asked_for() {
+    let (fixture, driven, claim) = with_replayed_cases(&["a"]).await;
+    let state = &fixture.state;
+    state.finish_diffs(&claim, &[comparison("a", 1, None)]).await.unwrap();
+    state.drop_lease(&driven.lease).await.unwrap();
+    for ids in [None, Some(strings(&["a", "new"]))] {
+        let refused = state.request_diff(&driven.lease, ids.as_deref()).await;
+        assert!(matches!(refused, Err(state::StateError::LostLease)), "{refused:?}");
+    }
+    assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 0));
 }
 
 #[tokio::test]

@@ -273,7 +273,7 @@ async fn cases_are_compared_again_when_their_revision_is_another() {
     let a = followed(&fixture, "a").await;
     fixture
         .state
-        .request_diff(a.id, Some(&strings(&["same", "changed", "gone"])))
+        .request_diff(&a.lease, Some(&strings(&["same", "changed", "gone"])))
         .await
         .unwrap();
     let claim = fixture.claimed(&a, Stage::Diff, &["same", "changed", "gone"]).await;
@@ -322,7 +322,7 @@ async fn cases_that_are_too_young_are_not_cut_before_the_cut_off_has_come_there(
     let a = followed(&fixture, "a").await;
     fixture
         .state
-        .request_diff(a.id, Some(&strings(&["old", "young"])))
+        .request_diff(&a.lease, Some(&strings(&["old", "young"])))
         .await
         .unwrap();
     let claim = fixture.claimed(&a, Stage::Diff, &["young"]).await;

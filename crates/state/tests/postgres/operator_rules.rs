@@ -94,7 +94,7 @@ async fn what_is_set_aside_is_counted_by_rule_and_replaced_with_the_next_compari
         state.ignored_counts(driven.id).await.unwrap(),
         [count("known", 2, 2), count("old", 1, 1)]
     );
-    state.request_diff(driven.id, Some(&strings(&["b"]))).await.unwrap();
+    state.request_diff(&driven.lease, Some(&strings(&["b"]))).await.unwrap();
     let claim = fixture.claimed(&driven, Stage::Diff, &["b"]).await;
     state.finish_diffs(&claim, &[comparison("b", None)]).await.unwrap();
     assert_eq!(state.ignored_counts(driven.id).await.unwrap(), [count("known", 1, 1)]);
@@ -173,7 +173,7 @@ async fn a_record_gets_shorter_only_if_nobody_has_touched_it_since() {
 async fn a_comparison_by_a_rule_that_is_gone_is_made_again() {
     let (fixture, driven) = with_ignored().await;
     let state = &fixture.state;
-    state.request_diff(driven.id, Some(&strings(&["a"]))).await.unwrap();
+    state.request_diff(&driven.lease, Some(&strings(&["a"]))).await.unwrap();
     let claim = fixture.claimed(&driven, Stage::Diff, &["a"]).await;
     let found = [comparison("a", None)];
     let set_aside = [ignored("a", "known", "[1]", None)];

@@ -85,7 +85,7 @@ async fn an_order_that_does_not_help_is_withdrawn_and_not_proposed_again() {
     assert_eq!(diffs(&fixture, &driven).await, 1);
     assert_eq!(fixture.state.pending_cases(driven.id).await.unwrap(), (0, 0));
 
-    fixture.state.request_diff(driven.id, None).await.unwrap();
+    fixture.state.request_diff(&driven.lease, None).await.unwrap();
     assert!(
         !compare(&fixture, &driven, 3, wanted("ba")).await,
         "another order is tried"

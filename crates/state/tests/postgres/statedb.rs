@@ -48,11 +48,11 @@ async fn statedb_8_asking_for_a_case_twice_or_for_none_is_fine_and_a_compared_ca
     let state = &fixture.state;
     compare(&fixture, &driven, &[("a", None), ("b", None)]).await;
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 0));
-    state.request_diff(driven.id, Some(&[])).await.unwrap();
+    state.request_diff(&driven.lease, Some(&[])).await.unwrap();
     assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 0));
     for _ in 0..2 {
         state
-            .request_diff(driven.id, Some(&strings(&["a", "a"])))
+            .request_diff(&driven.lease, Some(&strings(&["a", "a"])))
             .await
             .unwrap();
         assert_eq!(state.pending_cases(driven.id).await.unwrap(), (0, 1));
@@ -107,7 +107,7 @@ async fn statedb_13_and_14_a_case_and_its_ledgers_are_one_record() {
 
     // A ledger alone counts for its case and takes the place of the whole record; nothing deletes it; others stay.
     state
-        .request_diff(driven.id, Some(&strings(&["a", "b"])))
+        .request_diff(&driven.lease, Some(&strings(&["a", "b"])))
         .await
         .unwrap();
     compare(&fixture, &driven, &[("a", list(&[LEDGER_DIFF])), ("b", None)]).await;

@@ -270,7 +270,7 @@ async fn find_vanished(driver: &Driver) -> Step<u64> {
         after.clone_from(last);
         let gone = absent(driver, &ids).await?;
         vanished += gone.len() as u64;
-        state.request_diff(driver.migration.id, Some(&gone)).await?;
+        state.request_diff(&driver.lease, Some(&gone)).await?;
     }
 }
 

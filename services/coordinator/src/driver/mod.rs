@@ -355,11 +355,17 @@ impl Driver {
         self.diff_pending_by(self.context.config.driver.diff_batch).await
     }
 
+    /// Puts on record whether HQ has stock of the domain: workers look for ledgers that SQL lacks only then. Whoever cuts
+    /// batches of comparisons does this first.
+    async fn note_stock(&self) -> Step<()> {
+        let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
+        Ok(self.context.state.record_couch_stock(&self.lease, has_stock).await?)
+    }
+
     /// Compares what is pending, so many cases a batch.
     async fn diff_pending_by(&self, cases: usize) -> Step<()> {
         let state = &self.context.state;
-        let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
-        state.record_couch_stock(&self.lease, has_stock).await?;
+        self.note_stock().await?;
         let settings = &self.context.config.driver;
         let limits = CutLimits {
             cases,

@@ -62,21 +62,11 @@ pub async fn cases(
     stop: CancellationToken,
 ) -> Result<Exit> {
     may_compare(context, domain).await?;
-    let migration = migration_of(context, domain).await?;
-    let requested = match cases {
-        Cases::All => context.state.request_diff(migration.id, None).await?,
-        Cases::Pending => 0,
-        Cases::With(table) => {
-            let ids = context.state.cases_with_records(migration.id, *table).await?;
-            context.state.request_diff(migration.id, Some(&ids)).await?
-        }
-        Cases::Ids(ids) => context.state.request_diff(migration.id, Some(ids)).await?,
-    };
-    tracing::info!(cases = requested, "cases are compared again");
-    let what = if *cases == Cases::All {
-        Compared::AllCases
-    } else {
-        Compared::PendingCases
+    let what = match cases {
+        Cases::All => Compared::AllCases,
+        Cases::Pending => Compared::PendingCases,
+        Cases::With(table) => Compared::CasesWith(*table),
+        Cases::Ids(ids) => Compared::Cases(ids.clone()),
     };
     run(context, domain, &what, pace, stop).await
 }
@@ -117,7 +107,14 @@ pub(super) async fn run(
     match ended? {
         Ended::Stopped => return Ok(Exit::Stopped),
         Ended::Done => {}
+        Ended::WithUnknown(count) => println!("{count} of the cases that were named are on neither side"),
         Ended::AtFirst(since) => {
+            // Values are shown: who asked goes on record before.
+            let detail = json!({"stop": true});
+            context
+                .state
+                .audit(domain, &context.operator, "couch_sql_diff cases", &detail)
+                .await?;
             let mut found = context.state.cases_recorded_since(migration.id, since, COUNTED).await?;
             let others = found.len().saturating_sub(1);
             found.truncate(1);
