@@ -20,8 +20,9 @@ use serde_json::{Map, Value};
 
 use crate::cases::FormState;
 use crate::diff::{Diff, DiffType, PathElement, Side};
+use crate::operator_rules::OperatorRules;
 use crate::reason::ChangeReason;
-use crate::record::RecordedDiff;
+use crate::record::{LEDGER_KIND, RecordedDiff};
 
 pub use references::{LedgerReferences, has_duplicates};
 
@@ -146,6 +147,18 @@ pub struct LedgerVerdict {
 }
 
 impl LedgerVerdict {
+    /// What no rule of operators drops of it, and what one does. Whether the ledger is patched is asked of the former.
+    pub fn by_rules(self, rules: &OperatorRules) -> (Self, Self) {
+        let Self { ledger, diffs, reason } = self;
+        let with = |diffs| Self {
+            ledger: ledger.clone(),
+            diffs,
+            reason,
+        };
+        let (open, dropped) = diffs.into_iter().partition(|diff| !rules.drop(LEDGER_KIND, diff));
+        (with(open), with(dropped))
+    }
+
     /// As they are stored with the case.
     pub fn into_records(self) -> impl Iterator<Item = RecordedDiff> {
         let (ledger, reason) = (self.ledger.to_string(), self.reason);

@@ -11,7 +11,7 @@ use crate::diff::{Diff, DiffType, Side};
 use crate::record::{LEDGER_KIND, RecordedDiff};
 
 /// Types of documents that a rule may be for, beside the two groups.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 10] = [
     "XFormInstance",
     "XFormInstance-Deleted",
     "HQSubmission",
@@ -21,7 +21,6 @@ const DOCUMENTS: [&str; 11] = [
     "XFormDeprecated",
     "CommCareCase",
     "CommCareCase-Deleted",
-    "CommCareCase-Deleted-Deleted",
     LEDGER_KIND,
 ];
 /// Keys of a rule.
@@ -259,6 +258,11 @@ impl OperatorRules {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether one of them drops this difference of a document that is recorded under a kind.
+    pub fn drop(&self, kind: &str, diff: &Diff) -> bool {
+        self.0.iter().any(|rule| rule.matches(kind, diff))
     }
 
     /// Sorts the differences of a document, recorded under a kind, by whether a rule drops them.

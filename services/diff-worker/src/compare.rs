@@ -14,7 +14,7 @@ use state::diff_stage::{CaseComparison, CaseToDiff};
 
 use crate::DiffHandler;
 use crate::patches::Patches;
-use crate::sides::{Look, Sides, acting_forms};
+use crate::sides::{Look, Ruled, Sides, acting_forms, kind_of};
 
 /// What was found of a case.
 #[derive(Debug, Default)]
@@ -59,11 +59,20 @@ impl DiffHandler {
     ) -> Result<Findings, BatchFailure> {
         let mut found = Findings::new();
         let (mut differing, mut only_couch, mut nowhere) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ruled = Vec::new();
         for (case_id, look) in looks {
             match look {
                 Look::Equal => {}
                 Look::Differ(diffs) if patches.account_for(case_id, &diffs) => {}
-                Look::Differ(diffs) => differing.push((case_id, diffs)),
+                Look::Differ(diffs) => {
+                    let Ruled { open, dropped } = sides.ruled(case_id, diffs);
+                    if !dropped.is_empty() {
+                        ruled.push((case_id, dropped));
+                    }
+                    if !open.is_empty() && !patches.account_for(case_id, &open) {
+                        differing.push((case_id, open));
+                    }
+                }
                 Look::OtherDomain(diff) => drop(found.insert(case_id.to_owned(), Found::diffs(vec![diff]))),
                 Look::OnlyCouch => only_couch.push(case_id),
                 Look::OnlySql => {
@@ -76,10 +85,14 @@ impl DiffHandler {
         found.extend(self.judge_differing(claim, sides, differing).await?);
         found.extend(self.judge_absent(sides, only_couch).await?);
         found.extend(self.judge_nowhere(claim, nowhere).await?);
+        for (case_id, dropped) in ruled {
+            let records = dropped.into_iter().map(|diff| RecordedDiff::of_case(diff, None));
+            found.entry(case_id.to_owned()).or_default().records.extend(records);
+        }
         Ok(found)
     }
 
-    /// Cases that differ, and not as a patch form leaves them. If Couch lacks a form that it has applied, that is on record,
+    /// Cases that differ by more than rules of operators drop, and not as a patch form leaves them. If Couch lacks a form that it has applied, that is on record,
     /// and no more is asked. Otherwise the case is rebuilt as Couch's processor would do it from its forms: where that agrees
     /// with SQL, the differences are expected.
     async fn judge_differing(
@@ -122,7 +135,10 @@ impl DiffHandler {
                 };
                 let rebuilt = rebuilt.remove(case.case_id);
                 let agrees = match &rebuilt {
-                    Some(rebuilt) => sides.diff(rebuilt, &docdiff::sqljson::case_json(sql))?.is_empty(),
+                    Some(rebuilt) => {
+                        let diffs = sides.diff(rebuilt, &docdiff::sqljson::case_json(sql))?;
+                        sides.ruled(case.case_id, diffs).open.is_empty()
+                    }
                     None => false,
                 };
                 let mut judged = Found::judged(diffs, agrees.then_some(ChangeReason::RebuildCase));
@@ -167,10 +183,6 @@ pub(crate) fn recorded(
     found: Found,
 ) -> CaseComparison {
     let text = |key: &str| couch.and_then(|doc| doc.get(key)).and_then(Value::as_str);
-    let kind = match (text("doc_type"), sql) {
-        (None, Some(bundle)) if bundle.case.deleted => "CommCareCase-Deleted",
-        (doc_type, _) => doc_type.unwrap_or("CommCareCase"),
-    };
     let (diffs, changes): (Vec<_>, Vec<_>) = found.records.into_iter().partition(|record| record.reason.is_none());
     let reasons: BTreeSet<&str> = changes.iter().filter_map(|change| change.reason.as_deref()).collect();
     let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
@@ -178,7 +190,7 @@ pub(crate) fn recorded(
         case_id: case.case_id.clone(),
         generation: case.generation,
         couch_rev: text("_rev").map(str::to_owned),
-        kind: kind.to_owned(),
+        kind: kind_of(couch, sql).to_owned(),
         diffs: (!diffs.is_empty()).then(|| RecordedDiff::list_to_text(&diffs)),
         changes: (!changes.is_empty()).then(|| (RecordedDiff::list_to_text(&changes), reasons)),
         order: found.order,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use docdiff::{CaseLedgers, DifferenceKind, LedgerDifference, RecordedDiff, compare_ledgers, has_duplicates};
+use docdiff::{CaseLedgers, DifferenceKind, LedgerDifference, LedgerVerdict, RecordedDiff, compare_ledgers, has_duplicates};
 use hqsql::StockStates;
 use proto::ids::Domain;
 use proto::rows::CaseBundle;
@@ -12,7 +12,7 @@ use service::worker::BatchFailure;
 
 use crate::DiffHandler;
 use crate::patches::Patches;
-use crate::sides::domain_of;
+use crate::sides::{Sides, domain_of};
 
 /// Ledger differences of a batch, by case, before it is known what they mean.
 pub(crate) type Differences = HashMap<String, Vec<LedgerDifference>>;
@@ -106,10 +106,10 @@ impl DiffHandler {
     }
 
     /// What the differences are recorded as: diffs and changes of each case. Of ledgers that a patch form has brought as
-    /// far as it could, nothing is.
+    /// far as it could, nothing is but what rules of operators drop.
     pub(crate) async fn judge_ledgers(
         &self,
-        domain: &Domain,
+        sides: &Sides,
         differences: Differences,
         patches: &Patches,
     ) -> Result<HashMap<String, Vec<RecordedDiff>>, BatchFailure> {
@@ -131,7 +131,7 @@ impl DiffHandler {
         let references = if form_ids.is_empty() {
             HashMap::new()
         } else {
-            self.ledger_references(domain, form_ids).await?
+            self.ledger_references(&sides.domain, form_ids).await?
         };
         Ok(differences
             .into_iter()
@@ -141,8 +141,13 @@ impl DiffHandler {
                     let duplicates = found.may_be_duplicate() && has_duplicates(&found.ledger, &repeated, &references);
                     let may_be_patched = !matches!(found.kind, DifferenceKind::OnlyCouch(_));
                     let verdict = found.judge(form, duplicates);
-                    let is_patched = may_be_patched && patches.account_for_ledger(&verdict);
-                    (!is_patched).then(|| verdict.into_records()).into_iter().flatten()
+                    if may_be_patched && patches.account_for_ledger(&verdict) {
+                        return Vec::new();
+                    }
+                    let (open, dropped) = verdict.by_rules(&sides.rules);
+                    let is_patched = may_be_patched && !open.diffs.is_empty() && patches.account_for_ledger(&open);
+                    let open = (!is_patched).then_some(open);
+                    open.into_iter().chain([dropped]).flat_map(LedgerVerdict::into_records).collect()
                 });
                 (case_id, records.collect())
             })

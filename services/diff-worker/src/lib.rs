@@ -16,11 +16,13 @@ mod patches;
 mod sides;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use blobs::BlobStore;
 use chrono::{DateTime, Utc};
 use couch::{Database, Fetched, Outcome};
+use docdiff::OperatorRules;
 use hqsql::Target;
 use proto::rows::CaseBundle;
 use proto::topology::Stage;
@@ -65,8 +67,9 @@ impl DiffHandler {
         claim: &Claim,
         mut part: DiffScope,
         couch: Vec<Fetched>,
+        rules: &Arc<OperatorRules>,
     ) -> Result<Vec<CaseComparison>, BatchFailure> {
-        let sides = self.read_sides(claim, &mut part, couch).await?;
+        let sides = self.read_sides(claim, &mut part, couch, rules).await?;
         let ledgers = self
             .compare_ledgers(&claim.domain, part.couch_stock, &sides.couch, &sides.sql)
             .await?;
@@ -76,7 +79,7 @@ impl DiffHandler {
         }
         // Few cases differ. Only for them is more read, together for all of them.
         let patches = self.read_patches(claim, &sides, &looks, &ledgers).await?;
-        let mut ledgers = self.judge_ledgers(&claim.domain, ledgers, &patches).await?;
+        let mut ledgers = self.judge_ledgers(&sides, ledgers, &patches).await?;
         let mut findings = self.judge_cases(claim, &sides, looks, &patches).await?;
         Ok(part
             .cases
@@ -96,6 +99,7 @@ impl DiffHandler {
         claim: &Claim,
         part: &mut DiffScope,
         couch: Vec<Fetched>,
+        rules: &Arc<OperatorRules>,
     ) -> Result<Sides, BatchFailure> {
         let ids: Vec<String> = part.cases.iter().map(|case| case.case_id.clone()).collect();
         let sql = self.target.read_cases(&ids).await?;
@@ -126,23 +130,8 @@ impl DiffHandler {
             couch_stock: part.couch_stock,
             couch: couch_docs,
             sql,
+            rules: Arc::clone(rules),
         })
-    }
-
-    /// Takes out of what was found what rules of the domain's operators drop.
-    async fn set_aside(&self, claim: &Claim, found: &mut [CaseComparison]) -> Result<Vec<Ignored>, BatchFailure> {
-        let rules = operator_rules::of_domain(&self.state, claim.migration_id).await?;
-        let mut ignored = Vec::new();
-        for one in found {
-            let (kind, case_id) = (&one.kind, &one.case_id);
-            ignored.extend(operator_rules::sort_out(&rules, kind, case_id, &mut one.diffs)?);
-            if let Some((list, reasons)) = one.changes.take() {
-                let mut list = Some(list);
-                ignored.extend(operator_rules::sort_out(&rules, kind, case_id, &mut list)?);
-                one.changes = list.map(|list| (list, reasons));
-            }
-        }
-        Ok(ignored)
     }
 
     async fn no_action_forms(
@@ -170,6 +159,21 @@ impl DiffHandler {
     }
 }
 
+/// Takes out of what was found what rules of the domain's operators drop.
+fn set_aside(rules: &OperatorRules, found: &mut [CaseComparison]) -> Result<Vec<Ignored>, BatchFailure> {
+    let mut ignored = Vec::new();
+    for one in found {
+        let (kind, case_id) = (&one.kind, &one.case_id);
+        ignored.extend(operator_rules::sort_out(rules, kind, case_id, &mut one.diffs)?);
+        if let Some((list, reasons)) = one.changes.take() {
+            let mut list = Some(list);
+            ignored.extend(operator_rules::sort_out(rules, kind, case_id, &mut list)?);
+            one.changes = list.map(|list| (list, reasons));
+        }
+    }
+    Ok(ignored)
+}
+
 #[async_trait]
 impl BatchHandler for DiffHandler {
     fn stage(&self) -> Stage {
@@ -181,6 +185,7 @@ impl BatchHandler for DiffHandler {
             return self.handle_forms(claim).await;
         }
         let scope = self.state.cases_to_diff(claim).await?;
+        let rules = Arc::new(operator_rules::of_domain(&self.state, claim.migration_id).await?);
         let mut found = Vec::with_capacity(scope.cases.len());
         let ids: Vec<&str> = scope.cases.iter().map(|case| case.case_id.as_str()).collect();
         let mut reader = self.forms_db.bounded_reader(READ_BYTES);
@@ -192,10 +197,10 @@ impl BatchHandler for DiffHandler {
                 cases: scope.cases[done..end].to_vec(),
                 ..scope
             };
-            found.extend(self.compare(claim, part, couch).await?);
+            found.extend(self.compare(claim, part, couch, &rules).await?);
             done = end;
         }
-        let ignored = self.set_aside(claim, &mut found).await?;
+        let ignored = set_aside(&rules, &mut found)?;
         let moved = self.state.finish_diffs_ignoring(claim, &found, &ignored).await?;
         if moved > 0 {
             tracing::info!(

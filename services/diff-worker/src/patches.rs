@@ -71,19 +71,25 @@ impl DiffHandler {
         looks: &[(&str, Look)],
         ledgers: &Differences,
     ) -> Result<Patches, BatchFailure> {
-        let mut wanted: HashSet<&str> = HashSet::new();
-        for (_, look) in looks {
+        let mut wanted: HashSet<String> = HashSet::new();
+        for (case_id, look) in looks {
             if let Look::Differ(diffs) = look {
-                wanted.extend(possible_patch_forms(diffs).unwrap_or_default());
+                // What rules of operators drop may be all that a patch form would not have left.
+                let open = match possible_patch_forms(diffs) {
+                    None if !sides.rules.is_empty() => sides.ruled(case_id, diffs.clone()).open,
+                    _ => Vec::new(),
+                };
+                let forms = possible_patch_forms(diffs).or_else(|| possible_patch_forms(&open));
+                wanted.extend(forms.unwrap_or_default().into_iter().map(str::to_owned));
             }
         }
         let mut of_ledgers: Vec<(&str, Vec<&str>)> = Vec::new();
         for case_id in ledgers.keys() {
             let forms = forms_of_sql_only(sides, case_id);
-            wanted.extend(&forms);
+            wanted.extend(forms.iter().map(|form_id| (*form_id).to_owned()));
             of_ledgers.push((case_id, forms));
         }
-        let mut ids: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+        let mut ids: Vec<String> = wanted.into_iter().collect();
         ids.sort_unstable();
         let mut patches = Patches::default();
         for ids in ids.chunks(FORMS_AT_ONCE) {
@@ -178,4 +184,48 @@ fn forms_of_sql_only<'a>(sides: &'a Sides, case_id: &str) -> Vec<&'a str> {
         .collect();
     forms.reverse();
     forms
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use docdiff::OperatorRules;
+    use proto::ids::Domain;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::sides::Ruled;
+
+    fn diffs(list: &[Value]) -> Vec<Diff> {
+        list.iter().map(|diff| Diff::from_json(diff).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_a_rule_drops_does_not_keep_a_case_from_being_patched() {
+        let rule = json!({"name": "moved", "documents": "cases", "path": ["clinic_code"], "reason": "moved elsewhere"});
+        let sides = Sides {
+            domain: Domain::new("d"),
+            couch: HashMap::new(),
+            sql: HashMap::new(),
+            no_action: HashSet::new(),
+            couch_stock: false,
+            rules: Arc::new(OperatorRules::from_json([&rule]).unwrap()),
+        };
+        // The patch form knew of the age alone: the rule had dropped the other difference before.
+        let said = json!({"case_id": "c", "diffs": [{"path": ["age"], "patch": true, "old": "1", "new": "2"}]});
+        let record = PatchRecord::of_form(&json!({"diff": said.to_string()}));
+        let patches = Patches {
+            records: [("patch".to_owned(), record)].into(),
+            ..Patches::default()
+        };
+        let clinic_code = json!({"type": "diff", "path": ["clinic_code"], "old_value": "1", "new_value": "2"});
+        let forms = json!({"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "", "new_value": "patch"});
+        let left = diffs(&[clinic_code.clone(), forms.clone()]);
+        assert!(!patches.account_for("c", &left), "without the rule it is not patched");
+        let Ruled { open, dropped } = sides.ruled("c", left);
+        assert_eq!((open.clone(), dropped), (diffs(&[forms]), diffs(&[clinic_code])));
+        assert!(patches.account_for("c", &open));
+    }
 }

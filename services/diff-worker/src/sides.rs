@@ -1,9 +1,10 @@
 //! Both sides of some cases, as they were read, and what a first look at them tells.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use docdiff::{Diff, DiffType, PathElement, Side};
+use docdiff::{Diff, DiffType, OperatorRules, PathElement, Side};
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use proto::rows::CaseBundle;
@@ -22,6 +23,17 @@ pub(crate) struct Sides {
     pub(crate) no_action: HashSet<String>,
     /// HQ has stock of the domain.
     pub(crate) couch_stock: bool,
+    /// Rules of the domain's operators.
+    pub(crate) rules: Arc<OperatorRules>,
+}
+
+/// Differences of a document by what operators' rules say of them.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Ruled {
+    /// What no rule drops: only this is judged, patched, or a reason for another order of forms.
+    pub(crate) open: Vec<Diff>,
+    /// What a rule drops. It is recorded all the same, and set aside in the end.
+    pub(crate) dropped: Vec<Diff>,
 }
 
 /// What a first look at a case tells.
@@ -71,11 +83,33 @@ impl Sides {
         })
     }
 
+    /// The differences of a case, by what the rules of operators say of them.
+    pub(crate) fn ruled(&self, case_id: &str, diffs: Vec<Diff>) -> Ruled {
+        let kind = kind_of(self.couch.get(case_id), self.sql.get(case_id));
+        let (open, dropped) = diffs.into_iter().partition(|diff| !self.rules.drop(kind, diff));
+        Ruled { open, dropped }
+    }
+
     /// The differences of a case's JSON.
     pub(crate) fn diff(&self, couch: &Value, sql: &Value) -> Result<Vec<Diff>, BatchFailure> {
         docdiff::diff_case(couch, sql, &self.no_action)
             .map_err(|_| BatchFailure::defect("a case document of an unknown type was compared"))
     }
+}
+
+/// Under which type a case is on record. One that Couch has deleted twice is a deleted one, as it is in SQL.
+pub(crate) fn kind_of(couch: Option<&Value>, sql: Option<&CaseBundle>) -> &'static str {
+    let doc_type = couch.and_then(|doc| doc.get("doc_type")).and_then(Value::as_str);
+    let is_deleted = match (doc_type, sql) {
+        (None, Some(bundle)) => bundle.case.deleted,
+        (doc_type, _) => doc_type.is_some_and(|doc_type| doc_type != DocType::CommCareCase.as_str()),
+    };
+    let kind = if is_deleted {
+        DocType::CommCareCaseDeleted
+    } else {
+        DocType::CommCareCase
+    };
+    kind.as_str()
 }
 
 /// Whether a document is a case, deleted or not.
@@ -170,8 +204,32 @@ mod tests {
             sql: sql.map(|bundle| ("c".to_owned(), bundle)).into_iter().collect(),
             no_action: HashSet::new(),
             couch_stock: false,
+            rules: Arc::default(),
         };
         sides.look("c").unwrap()
+    }
+
+    #[test]
+    fn a_case_that_was_deleted_twice_is_on_record_as_a_deleted_one() {
+        let deleted = CaseBundle {
+            case: CaseRow {
+                deleted: true,
+                ..row("d").case
+            },
+            ..row("d")
+        };
+        for (doc_type, sql, expected) in [
+            (Some("CommCareCase"), None, "CommCareCase"),
+            (Some("CommCareCase-Deleted"), None, "CommCareCase-Deleted"),
+            (Some("CommCareCase-Deleted-Deleted"), None, "CommCareCase-Deleted"),
+            (Some("CommCareCase"), Some(&deleted), "CommCareCase"),
+            (None, Some(&deleted), "CommCareCase-Deleted"),
+            (None, Some(&row("d")), "CommCareCase"),
+            (None, None, "CommCareCase"),
+        ] {
+            let couch = doc_type.map(|doc_type| json!({"doc_type": doc_type}));
+            assert_eq!(kind_of(couch.as_ref(), sql), expected, "{doc_type:?}");
+        }
     }
 
     #[test]
