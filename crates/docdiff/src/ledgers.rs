@@ -155,7 +155,7 @@ impl LedgerVerdict {
             diffs,
             reason,
         };
-        let (open, dropped) = diffs.into_iter().partition(|diff| !rules.drop(LEDGER_KIND, diff));
+        let (open, dropped) = diffs.into_iter().partition(|diff| !rules.ignores(LEDGER_KIND, diff));
         (with(open), with(dropped))
     }
 

@@ -261,7 +261,7 @@ impl OperatorRules {
     }
 
     /// Whether one of them drops this difference of a document that is recorded under a kind.
-    pub fn drop(&self, kind: &str, diff: &Diff) -> bool {
+    pub fn ignores(&self, kind: &str, diff: &Diff) -> bool {
         self.0.iter().any(|rule| rule.matches(kind, diff))
     }
 

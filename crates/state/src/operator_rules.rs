@@ -5,10 +5,12 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
 use crate::outcome::lock_documents;
+use crate::run::{Operator, audit_in};
 use crate::{MigrationId, State, StateError};
 
 /// Documents of which records are put back at once.
@@ -81,7 +83,8 @@ impl State {
             .collect()
     }
 
-    /// Adds rules, as (name, JSON text). Gives the names that are taken; when there are any, nothing is added.
+    /// Adds rules, as (name, JSON text), and says so in the audit log. Gives the names that are taken; when there are any,
+    /// nothing is added.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
@@ -89,7 +92,7 @@ impl State {
         &self,
         held: &DriverLease,
         rules: &[(String, String)],
-        who: &str,
+        operator: &Operator,
     ) -> Result<Vec<String>, StateError> {
         let (names, texts): (Vec<&str>, Vec<&str>) =
             rules.iter().map(|(name, rule)| (name.as_str(), rule.as_str())).unzip();
@@ -108,26 +111,51 @@ impl State {
             .bind(held.migration_id.0)
             .bind(&names)
             .bind(&texts)
-            .bind(who)
+            .bind(&operator.who)
             .execute(&mut *tx)
+            .await?;
+            let rules: Vec<Value> = texts
+                .iter()
+                .map(|rule| serde_json::from_str(rule).unwrap_or(Value::Null))
+                .collect();
+            audit_in(
+                &mut tx,
+                held.migration_id,
+                operator,
+                "rules add",
+                &json!({"rules": rules}),
+            )
             .await?;
         }
         tx.commit().await?;
         Ok(taken)
     }
 
-    /// Removes rules, and puts back what they had set aside. Gives how many records were put back. If it is interrupted,
+    /// Removes rules, says so in the audit log, and puts back what they had set aside. Gives how many records were put back. If it is interrupted,
     /// the rules are gone and the rest is put back by the next call with the same names.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn remove_rules(&self, held: &DriverLease, names: &[String]) -> Result<u64, StateError> {
+    pub async fn remove_rules(
+        &self,
+        held: &DriverLease,
+        names: &[String],
+        operator: &Operator,
+    ) -> Result<u64, StateError> {
         let mut tx = self.driver_tx(held).await?;
         sqlx::query("delete from operator_rule where migration_id = $1 and name = any($2)")
             .bind(held.migration_id.0)
             .bind(names)
             .execute(&mut *tx)
             .await?;
+        audit_in(
+            &mut tx,
+            held.migration_id,
+            operator,
+            "rules remove",
+            &json!({"rules": names}),
+        )
+        .await?;
         tx.commit().await?;
         let mut total = 0;
         loop {

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::migration::DriverLease;
 use crate::operator_rules::{Ignored, add_ignored};
 use crate::outcome::lock_documents;
+use crate::run::{Operator, audit_in};
 use crate::{MigrationId, State, StateError};
 
 /// Diffs or changes.
@@ -265,16 +267,18 @@ impl State {
         .await?)
     }
 
-    /// Forgets all comparisons of live cases: every case is pending again. Gives how many.
+    /// Forgets all comparisons of live cases: every case is pending again. The audit log says what was forgotten. Gives how
+    /// many cases there are.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn forget_case_diffs(&self, held: &DriverLease) -> Result<u64, StateError> {
+    pub async fn forget_case_diffs(&self, held: &DriverLease, operator: &Operator) -> Result<u64, StateError> {
         let mut tx = self.driver_tx(held).await?;
         sqlx::query("select 1 from case_state where migration_id = $1 order by bucket, case_id for no key update")
             .bind(held.migration_id.0)
             .execute(&mut *tx)
             .await?;
+        let mut forgotten = Vec::new();
         for sql in [
             "delete from doc_diff where migration_id = $1 and kind = 'CommCareCase'",
             "delete from doc_change where migration_id = $1 and kind = 'CommCareCase'",
@@ -283,7 +287,8 @@ impl State {
             "delete from scan_cursor where migration_id = $1
              and (scan like 'case:%' or scan like 'sql:%' or scan like 'missing:CommCareCase%' or scan = 'diff')",
         ] {
-            sqlx::query(sql).bind(held.migration_id.0).execute(&mut *tx).await?;
+            let gone = sqlx::query(sql).bind(held.migration_id.0).execute(&mut *tx).await?;
+            forgotten.push(gone.rows_affected());
         }
         let cases =
             sqlx::query("update case_state set diffed_generation = null, diffed_rev = null where migration_id = $1")
@@ -291,6 +296,9 @@ impl State {
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
+        let detail = json!({"diffs": forgotten[0], "changes": forgotten[1], "cases": cases});
+        let action = "couch_sql_diff cases --reset=delete";
+        audit_in(&mut tx, held.migration_id, operator, action, &detail).await?;
         tx.commit().await?;
         Ok(cases)
     }

@@ -425,6 +425,28 @@ impl State {
     }
 }
 
+/// Writes to the audit log of a migration's domain, in the transaction of what is told there.
+pub(crate) async fn audit_in(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    operator: &Operator,
+    action: &str,
+    detail: &Value,
+) -> Result<(), StateError> {
+    sqlx::query(
+        "insert into audit_log (domain, who, host, action, detail)
+         select domain, $2, $3, $4, $5::jsonb from migration where id = $1",
+    )
+    .bind(id.0)
+    .bind(&operator.who)
+    .bind(&operator.host)
+    .bind(action)
+    .bind(detail.to_string())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// False: the run is over, and stays as it is.
 async fn put_state(
     executor: impl PgExecutor<'_>,

@@ -360,7 +360,11 @@ async fn migrate_domain(context: &Arc<Context>, args: &MigrateArgs, stop: Cancel
         }
         Action::Diff => {
             for table in [RecordTable::Diffs, RecordTable::Changes] {
-                couch_sql_diff::show(context, &domain, &ShowOrder::everything(table)).await?;
+                let order = ShowOrder {
+                    asks: !args.no_input,
+                    ..ShowOrder::everything(table)
+                };
+                couch_sql_diff::show(context, &domain, &order).await?;
             }
             Ok(Exit::Clean)
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use coordinator::cli::{self, Cli};
+use coordinator::commands::output::NOBODY_READS;
 use coordinator::failure::Failure;
 use coordinator::misuse;
 use service::process;
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         let ended: Result<_, Failure> = cli::run(cli, config, stop).await;
         match ended {
             Ok(exit) => exit.into(),
+            // Whoever was reading has seen enough.
+            Err(failure) if failure.code == NOBODY_READS => ExitCode::SUCCESS,
             Err(failure) => {
                 eprintln!("{failure}");
                 failure.exit()

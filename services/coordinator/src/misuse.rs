@@ -15,6 +15,13 @@ const BELONGS: &[(&str, &str, &[&str])] = &[
     (MIGRATE_DOMAIN, "verbose", &["stats"]),
     (MIGRATE_DOMAIN, "to", &["rewind"]),
     (MIGRATE_DOMAIN, "abort", &["COMMIT"]),
+    (MIGRATE_DOMAIN, "follow", &["MIGRATE"]),
+    (MIGRATE_DOMAIN, "max_downtime", &["MIGRATE"]),
+    (MIGRATE_DOMAIN, "commit_if_clean", &["MIGRATE"]),
+    (MIGRATE_DOMAIN, "case_diff", &["MIGRATE"]),
+    (MIGRATE_DOMAIN, "patch", &["MIGRATE"]),
+    (MIGRATE_DOMAIN, "json", &["stats"]),
+    (MIGRATE_DOMAIN, "accept_diffs", &["MIGRATE", "COMMIT"]),
 ];
 
 const MIGRATE_DOMAIN: &str = "migrate_domain_from_couch_to_sql";
@@ -24,10 +31,14 @@ pub fn complaint(matches: &ArgMatches) -> Option<String> {
     let (command, matches) = matches.subcommand()?;
     let mut action = matches.try_get_raw("action").ok()??;
     let action = action.next()?.to_str()?;
+    let is_given = |option: &str| matches.value_source(option) == Some(ValueSource::CommandLine);
+    if command == MIGRATE_DOMAIN && action == "MIGRATE" && is_given("accept_diffs") && !is_given("commit_if_clean") {
+        return Some("--accept-diffs is not allowed with MIGRATE, unless --commit-if-clean is given".to_owned());
+    }
     BELONGS
         .iter()
         .filter(|(of, ..)| *of == command)
-        .filter(|(_, option, _)| matches.value_source(option) == Some(ValueSource::CommandLine))
+        .filter(|(_, option, _)| is_given(option))
         .find(|(.., actions)| !actions.contains(&action))
         .map(|(_, option, actions)| {
             format!(
@@ -63,6 +74,13 @@ mod tests {
             "MIGRATE --to=case-7",
             "MIGRATE --abort",
             "unfinish --detach",
+            "COMMIT --patch",
+            "stats --case-diff=patch",
+            "MIGRATE --json",
+            "info --json",
+            "stats --accept-diffs=all",
+            "MIGRATE --accept-diffs=all",
+            "COMMIT --commit-if-clean",
         ] {
             assert!(complaint_about(line).is_some(), "{line}");
         }
@@ -72,6 +90,10 @@ mod tests {
             "stats --verbose",
             "rewind --to=case-7",
             "COMMIT --abort --no-input",
+            "COMMIT --accept-diffs=all",
+            "MIGRATE --commit-if-clean --accept-diffs=all",
+            "MIGRATE --patch",
+            "stats --json",
         ] {
             assert_eq!(complaint_about(line), None, "{line}");
         }

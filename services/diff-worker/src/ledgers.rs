@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use docdiff::{CaseLedgers, DifferenceKind, LedgerDifference, LedgerVerdict, RecordedDiff, compare_ledgers, has_duplicates};
+use docdiff::{
+    CaseLedgers, DifferenceKind, LedgerDifference, LedgerVerdict, RecordedDiff, compare_ledgers, has_duplicates,
+};
 use hqsql::StockStates;
 use proto::ids::Domain;
 use proto::rows::CaseBundle;
@@ -147,7 +149,10 @@ impl DiffHandler {
                     let (open, dropped) = verdict.by_rules(&sides.rules);
                     let is_patched = may_be_patched && !open.diffs.is_empty() && patches.account_for_ledger(&open);
                     let open = (!is_patched).then_some(open);
-                    open.into_iter().chain([dropped]).flat_map(LedgerVerdict::into_records).collect()
+                    open.into_iter()
+                        .chain([dropped])
+                        .flat_map(LedgerVerdict::into_records)
+                        .collect()
                 });
                 (case_id, records.collect())
             })

@@ -221,7 +221,8 @@ mod tests {
             ..Patches::default()
         };
         let clinic_code = json!({"type": "diff", "path": ["clinic_code"], "old_value": "1", "new_value": "2"});
-        let forms = json!({"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "", "new_value": "patch"});
+        let forms =
+            json!({"type": "set_mismatch", "path": ["xform_ids", "[*]"], "old_value": "", "new_value": "patch"});
         let left = diffs(&[clinic_code.clone(), forms.clone()]);
         assert!(!patches.account_for("c", &left), "without the rule it is not patched");
         let Ruled { open, dropped } = sides.ruled("c", left);

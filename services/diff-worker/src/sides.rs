@@ -86,7 +86,7 @@ impl Sides {
     /// The differences of a case, by what the rules of operators say of them.
     pub(crate) fn ruled(&self, case_id: &str, diffs: Vec<Diff>) -> Ruled {
         let kind = kind_of(self.couch.get(case_id), self.sql.get(case_id));
-        let (open, dropped) = diffs.into_iter().partition(|diff| !self.rules.drop(kind, diff));
+        let (open, dropped) = diffs.into_iter().partition(|diff| !self.rules.ignores(kind, diff));
         Ruled { open, dropped }
     }
 

@@ -169,9 +169,17 @@ async fn patch(fixture: &Fixture, driven: &Driven, random: &mut StdRng) {
 /// An operator adds and removes a rule.
 async fn change_rules(fixture: &Fixture, driven: &Driven) {
     let rules = [("known".to_owned(), "{}".to_owned())];
-    fixture.state.add_rules(&driven.lease, &rules, "ada").await.unwrap();
+    fixture
+        .state
+        .add_rules(&driven.lease, &rules, &crate::fixture::operator())
+        .await
+        .unwrap();
     let names = ["known".to_owned()];
-    fixture.state.remove_rules(&driven.lease, &names).await.unwrap();
+    fixture
+        .state
+        .remove_rules(&driven.lease, &names, &crate::fixture::operator())
+        .await
+        .unwrap();
 }
 
 /// Documents that were found gone.

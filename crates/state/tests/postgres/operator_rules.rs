@@ -40,7 +40,13 @@ async fn with_ignored() -> (Fixture, Driven) {
         ("known".to_owned(), "{}".to_owned()),
         ("old".to_owned(), "{}".to_owned()),
     ];
-    assert!(state.add_rules(&driven.lease, &rules, "ada").await.unwrap().is_empty());
+    assert!(
+        state
+            .add_rules(&driven.lease, &rules, &crate::fixture::operator())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     fixture.stage(&driven, &[("f", "1-a", &["a", "b"])]).await;
     fixture.replay(&driven, &["a", "b"]).await;
     let claim = fixture.claimed(&driven, Stage::Diff, &["a", "b"]).await;
@@ -105,7 +111,10 @@ async fn a_removed_rule_gives_back_what_it_had_set_aside() {
     let (fixture, driven) = with_ignored().await;
     let state = &fixture.state;
     assert_eq!(
-        state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap(),
+        state
+            .remove_rules(&driven.lease, &strings(&["known"]), &crate::fixture::operator())
+            .await
+            .unwrap(),
         2
     );
     assert_eq!(
@@ -121,7 +130,13 @@ async fn a_removed_rule_gives_back_what_it_had_set_aside() {
         .map(|rule| format!("{} by {}", rule.name, rule.added_by))
         .collect();
     assert_eq!(names, ["old by ada"]);
-    assert_eq!(state.remove_rules(&driven.lease, &strings(&["old"])).await.unwrap(), 1);
+    assert_eq!(
+        state
+            .remove_rules(&driven.lease, &strings(&["old"]), &crate::fixture::operator())
+            .await
+            .unwrap(),
+        1
+    );
     assert_eq!(
         on_record(&fixture, &driven, RecordTable::Changes).await,
         ["b [4] rebuild case"]
@@ -133,9 +148,24 @@ async fn a_removed_rule_gives_back_what_it_had_set_aside() {
 async fn a_name_is_given_once() {
     let (fixture, driven) = with_ignored().await;
     let rules = [("new".to_owned(), "{}".to_owned()), ("old".to_owned(), "{}".to_owned())];
-    let taken = fixture.state.add_rules(&driven.lease, &rules, "bob").await.unwrap();
+    let taken = fixture
+        .state
+        .add_rules(&driven.lease, &rules, &crate::fixture::operator())
+        .await
+        .unwrap();
     assert_eq!(taken, ["old"]);
     assert_eq!(fixture.state.operator_rules(driven.id).await.unwrap().len(), 2);
+    // What was refused is not in the audit log; what was done is.
+    let told = |log: Vec<state::report::AuditRecord>| log.into_iter().map(|entry| entry.action + &entry.detail);
+    let log = fixture.state.audit_records(&driven.domain, 10).await.unwrap();
+    assert!(told(log).all(|entry| !entry.contains("new")));
+    fixture
+        .state
+        .remove_rules(&driven.lease, &strings(&["old"]), &crate::fixture::operator())
+        .await
+        .unwrap();
+    let log = fixture.state.audit_records(&driven.domain, 10).await.unwrap();
+    assert_eq!(told(log).last().unwrap(), r#"rules remove{"rules": ["old"]}"#);
 }
 
 #[tokio::test]
@@ -164,7 +194,10 @@ async fn a_record_gets_shorter_only_if_nobody_has_touched_it_since() {
     assert_eq!(written, 1);
     assert!(on_record(&fixture, &driven, table).await.is_empty());
     // Both differences of the case that the rule has set aside come back together.
-    state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
+    state
+        .remove_rules(&driven.lease, &strings(&["known"]), &crate::fixture::operator())
+        .await
+        .unwrap();
     assert_eq!(on_record(&fixture, &driven, table).await, ["a [2,1] ", "b [3] "]);
 }
 
@@ -177,7 +210,10 @@ async fn a_comparison_by_a_rule_that_is_gone_is_made_again() {
     let claim = fixture.claimed(&driven, Stage::Diff, &["a"]).await;
     let found = [comparison("a", None)];
     let set_aside = [ignored("a", "known", "[1]", None)];
-    state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
+    state
+        .remove_rules(&driven.lease, &strings(&["known"]), &crate::fixture::operator())
+        .await
+        .unwrap();
     let before = on_record(&fixture, &driven, RecordTable::Diffs).await;
     let refused = state
         .finish_diffs_ignoring(&claim, &found, &set_aside)
@@ -198,7 +234,8 @@ async fn the_removal_of_a_rule_waits_for_what_is_set_aside_by_it() {
         .await
         .unwrap();
     let names = strings(&["old"]);
-    let removal = fixture.state.remove_rules(&driven.lease, &names);
+    let operator = crate::fixture::operator();
+    let removal = fixture.state.remove_rules(&driven.lease, &names, &operator);
     let ending = async {
         fixture.until_waiting(1).await;
         let late = "insert into ignored_diff (migration_id, kind, doc_id, rule, is_change, diffs, diff_count)
@@ -224,6 +261,9 @@ async fn what_a_rule_has_set_aside_that_is_no_more_is_an_obstacle() {
         .await
         .unwrap();
     assert_eq!(without_rule().await, 2);
-    state.remove_rules(&driven.lease, &strings(&["known"])).await.unwrap();
+    state
+        .remove_rules(&driven.lease, &strings(&["known"]), &crate::fixture::operator())
+        .await
+        .unwrap();
     assert_eq!(without_rule().await, 0);
 }

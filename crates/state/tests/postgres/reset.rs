@@ -115,7 +115,13 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         order: state::case_order::FormOrder::Agreed,
     };
     let rule = [("known".to_owned(), "{}".to_owned())];
-    assert!(state.add_rules(&driven.lease, &rule, "ada").await.unwrap().is_empty());
+    assert!(
+        state
+            .add_rules(&driven.lease, &rule, &crate::fixture::operator())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let ignored = state::operator_rules::Ignored {
         kind: "CommCareCase".to_owned(),
         doc_id: "a".to_owned(),

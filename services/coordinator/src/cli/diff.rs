@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{state_dir, until_stopped};
 use crate::commands::couch_sql_diff::args::AgainArgs;
 use crate::commands::couch_sql_diff::select::Selection;
-use crate::commands::couch_sql_diff::{Cases, FilterOrder, ShowArgs};
-use crate::commands::patch::{PatchRun, PatchedSelection};
+use crate::commands::couch_sql_diff::{Cases, FilterOrder, ShowArgs, ShowOrder};
+use crate::commands::patch::{PatchOrder, PatchRun, PatchedSelection};
 use crate::commands::{Confirmation, couch_sql_diff, patch};
 use crate::context::Context;
 use crate::driver::Pace;
@@ -92,20 +92,31 @@ pub(super) async fn run(context: &Arc<Context>, args: &DiffArgs, stop: Cancellat
             } else {
                 PatchRun::Write
             };
-            patch::patch(context, &domain, &patch::scope(select)?, run, stop).await
+            let order = PatchOrder {
+                scope: patch::scope(select)?,
+                run,
+                batch: pace.batch,
+            };
+            patch::patch(context, &domain, &order, stop).await
         }
         DiffAction::Show if args.patched => {
             let selection = PatchedSelection::parse(select)?;
-            patch::show_patched(context, &domain, &selection, args.show.output()).await
+            patch::show_patched(context, &domain, &selection, args.show.output(), page).await
         }
-        DiffAction::Show => couch_sql_diff::show(context, &domain, &args.show.order(table, select, page)?).await,
+        DiffAction::Show => {
+            let order = ShowOrder {
+                asks: !args.no_input,
+                ..args.show.order(table, select, page)?
+            };
+            couch_sql_diff::show(context, &domain, &order).await
+        }
         DiffAction::Filter => {
             let order = FilterOrder {
                 table,
                 selection: Selection::parse(select)?,
                 batch: page,
                 dry_run: args.again.dry_run,
-                ask: args.again.stop,
+                ask: args.again.stop && !args.no_input,
             };
             until_stopped(stop, couch_sql_diff::filter(context, &domain, &order)).await
         }
@@ -144,6 +155,16 @@ impl DiffArgs {
                 "--changes belongs to `show` and `filter`",
             ),
             (self.patched && !shows, "C2S-0121", "--patched belongs to `show`"),
+            (
+                self.patched && self.show.narrows(),
+                "C2S-0111",
+                "--patched shows whole patch forms: only --select, --csv, --json and --batch-size go with it",
+            ),
+            (
+                again.reset.is_some() && self.batch_size.is_some(),
+                "C2S-0111",
+                "--reset compares nothing: it takes no --batch-size",
+            ),
             (
                 again.dry_run && !matches!(action, DiffAction::Filter | DiffAction::Patch),
                 "C2S-0121",

@@ -66,10 +66,7 @@ pub async fn add(context: &Context, domain: &Domain, file: &Path) -> Result<Exit
         .map(|rule| (rule.name().to_owned(), rule.to_json().to_string()))
         .collect();
     let held = quiet(context, &migration).await?;
-    let added = context
-        .state
-        .add_rules(&held.lease, &records, &context.operator.who)
-        .await;
+    let added = context.state.add_rules(&held.lease, &records, &context.operator).await;
     held.give_back(context).await?;
     let taken = added?;
     if !taken.is_empty() {
@@ -79,11 +76,6 @@ pub async fn add(context: &Context, domain: &Domain, file: &Path) -> Result<Exit
             "give the new rules other names, or remove the old ones first",
         ));
     }
-    let detail: Vec<&Value> = rules.rules().iter().map(docdiff::OperatorRule::to_json).collect();
-    context
-        .state
-        .audit(domain, &context.operator, "rules add", &json!({"rules": detail}))
-        .await?;
     println!(
         "{} rules added; they count for what is compared from now on. `couch_sql_diff {domain} filter` applies them to what is \
          on record, also with --changes.",
@@ -116,18 +108,9 @@ pub async fn remove(context: &Context, domain: &Domain, names: &[String]) -> Res
     }
     let names = if names.is_empty() { &present } else { names };
     let held = quiet(context, &migration).await?;
-    let removed = context.state.remove_rules(&held.lease, names).await;
+    let removed = context.state.remove_rules(&held.lease, names, &context.operator).await;
     held.give_back(context).await?;
     let back = removed?;
-    context
-        .state
-        .audit(
-            domain,
-            &context.operator,
-            "rules remove",
-            &json!({"rules": names, "put_back": back}),
-        )
-        .await?;
     println!("{} rules removed; {back} records were put back", names.len());
     Ok(Exit::Clean)
 }

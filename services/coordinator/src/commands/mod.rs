@@ -12,6 +12,7 @@ pub mod ignore_rules;
 pub mod init;
 pub mod migrate;
 pub mod multiple;
+pub mod output;
 pub mod patch;
 pub mod plan;
 pub mod report;
@@ -177,20 +178,30 @@ pub(crate) async fn migration_of(context: &Context, domain: &proto::ids::Domain)
 /// Ids with commas between, or a path (`/…` or `./…`) to a file with one id a line.
 ///
 /// # Errors
-/// `C2S-0107` when the file cannot be read.
+/// `C2S-0107` when the file cannot be read, `C2S-0127` when there are no ids.
 pub(crate) fn ids_of(text: &str) -> Result<Vec<String>> {
-    let ids = |ids: &mut dyn Iterator<Item = &str>| {
+    let ids = |ids: &mut dyn Iterator<Item = &str>| -> Vec<String> {
         ids.map(str::trim)
             .filter(|id| !id.is_empty())
             .map(str::to_owned)
             .collect()
     };
+    let some = |ids: Vec<String>| {
+        if ids.is_empty() {
+            return Err(Failure::new(
+                "C2S-0127",
+                "the option names no ids",
+                "give ids with commas between, or a path to a file with one id a line",
+            ));
+        }
+        Ok(ids)
+    };
     if text.starts_with('/') || text.starts_with("./") {
         let lines = std::fs::read_to_string(text)
             .map_err(|error| Failure::new("C2S-0107", format!("{text} cannot be read: {error}"), "check the path"))?;
-        Ok(ids(&mut lines.lines()))
+        some(ids(&mut lines.lines()))
     } else {
-        Ok(ids(&mut text.split(',')))
+        some(ids(&mut text.split(',')))
     }
 }
 

@@ -12,6 +12,7 @@ use state::patch::{PatchFormRecord, PatchRefusal};
 use tokio_util::sync::CancellationToken;
 
 use super::couch_sql_diff::Output;
+use super::output::{cell, say, unwritable, unwritable_csv};
 use super::{ids_of, migration_of, stats};
 use crate::context::Context;
 use crate::domain_doc::DomainDoc;
@@ -20,7 +21,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::rules::{Command, Situation, allow};
 use crate::workers::Workforce;
 
-/// Cases of a preview planned at once, and forms shown at once.
+/// Cases of a preview planned at once.
 const AT_ONCE: i64 = 100;
 /// Refusals listed at most.
 const LISTED: i64 = 50;
@@ -32,6 +33,17 @@ pub enum PatchRun {
     Write,
     /// `--dry-run`: they are printed.
     Preview,
+}
+
+/// What `patch` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchOrder {
+    /// Which cases.
+    pub scope: PatchScope,
+    /// Whether anything is written.
+    pub run: PatchRun,
+    /// Cases of one batch, if not as configured.
+    pub batch: Option<usize>,
 }
 
 /// Which cases, from `--select`: ids with commas, or a path to a file of ids; without it all that have a record.
@@ -57,10 +69,10 @@ pub fn scope(select: Option<&str>) -> Result<PatchScope> {
 pub async fn patch(
     context: &Arc<Context>,
     domain: &Domain,
-    scope: &PatchScope,
-    run: PatchRun,
+    order: &PatchOrder,
     stop: CancellationToken,
 ) -> Result<Exit> {
+    let scope = &order.scope;
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     allow(
@@ -72,10 +84,15 @@ pub async fn patch(
     )?;
     let migration = migration_of(context, domain).await?;
     if *scope == PatchScope::Recorded && context.state.patchable_after(migration.id, "", 1).await?.is_empty() {
-        println!("nothing to patch");
-        return Ok(Exit::Clean);
+        // Differences may stand all the same: of forms, or of cases that cannot be patched.
+        say("nothing to patch")?;
+        if order.run == PatchRun::Preview {
+            return Ok(Exit::Clean);
+        }
+        let clean = stats::print_after_run(context, domain).await?;
+        return Ok(if clean { Exit::Clean } else { Exit::Differences });
     }
-    if run == PatchRun::Preview {
+    if order.run == PatchRun::Preview {
         return preview(context, &migration, scope).await;
     }
     let broker = context.broker().await?;
@@ -84,7 +101,7 @@ pub async fn patch(
         operator: stop,
         ..StopSignals::default()
     };
-    let patched = patch_only(context, Arc::clone(&broker), &migration, signals, scope).await;
+    let patched = patch_only(context, Arc::clone(&broker), &migration, signals, scope, order.batch).await;
     if let Some(workforce) = workforce {
         workforce.stop().await;
     }
@@ -93,7 +110,7 @@ pub async fn patch(
         return Ok(Exit::Stopped);
     }
     for refusal in context.state.patch_refusals(migration.id, LISTED).await? {
-        println!("{}", refused(&refusal));
+        say(refused(&refusal))?;
     }
     let clean = stats::print_after_run(context, domain).await?;
     Ok(if clean { Exit::Clean } else { Exit::Differences })
@@ -139,14 +156,17 @@ async fn preview(context: &Context, migration: &Migration, scope: &PatchScope) -
                     case_id,
                     table,
                 } = &patch.form;
-                println!("CommCareCase {case_id} ({}): patch form {form_id}", table.as_str());
+                say(format!(
+                    "CommCareCase {case_id} ({}): patch form {form_id}",
+                    table.as_str()
+                ))?;
                 for effect in &patch.plan.effects {
-                    println!("  {effect}");
+                    say(format!("  {effect}"))?;
                 }
-                println!("{}", patch.plan.xml(form_id, now));
+                say(patch.plan.xml(form_id, now))?;
             }
             for refusal in &patches.refused {
-                println!("{}", refused(refusal));
+                say(refused(refusal))?;
             }
         }
         if matches!(scope, PatchScope::Ids(_)) {
@@ -169,20 +189,21 @@ impl PatchedSelection {
     /// # Errors
     /// `C2S-0122` for a selection of another kind.
     pub fn parse(select: Option<&str>) -> Result<Self> {
-        let ids = |list: &str| {
+        let ids = |list: &str| -> Vec<String> {
             list.split(',')
                 .map(str::trim)
                 .filter(|id| !id.is_empty())
                 .map(str::to_owned)
                 .collect()
         };
+        // Without ids it would stand for all patch forms.
         match select.map(|text| text.split_once(':')) {
             None => Ok(Self::default()),
-            Some(Some(("forms", list))) => Ok(Self {
+            Some(Some(("forms", list))) if !ids(list).is_empty() => Ok(Self {
                 forms: ids(list),
                 cases: Vec::new(),
             }),
-            Some(Some(("cases", list))) => Ok(Self {
+            Some(Some(("cases", list))) if !ids(list).is_empty() => Ok(Self {
                 forms: Vec::new(),
                 cases: ids(list),
             }),
@@ -204,6 +225,7 @@ pub async fn show_patched(
     domain: &Domain,
     selection: &PatchedSelection,
     output: Output,
+    batch: i64,
 ) -> Result<Exit> {
     let migration = migration_of(context, domain).await?;
     context
@@ -212,7 +234,6 @@ pub async fn show_patched(
         .await?;
     let store = service::connect::blob_store(&context.config).await?;
     let mut csv = csv::Writer::from_writer(std::io::stdout());
-    let broken = |error: csv::Error| Failure::new("C2S-0106", format!("the output could not be written: {error}"), "");
     if output == Output::Csv {
         csv.write_record([
             "form_id",
@@ -224,13 +245,13 @@ pub async fn show_patched(
             "new_value",
             "reason",
         ])
-        .map_err(broken)?;
+        .map_err(unwritable_csv)?;
     }
     let mut after = String::new();
     loop {
         let forms = context
             .state
-            .patch_forms(migration.id, &selection.forms, &selection.cases, &after, AT_ONCE)
+            .patch_forms(migration.id, &selection.forms, &selection.cases, &after, batch)
             .await?;
         let Some(last) = forms.last() else { break };
         after.clone_from(&last.form_id);
@@ -241,16 +262,16 @@ pub async fn show_patched(
         for form in &forms {
             let record = records.get(&form.form_id);
             match output {
-                Output::Json => println!("{}", as_json(form, record)),
-                Output::Text => print_text(form, record),
+                Output::Json => say(as_json(form, record))?,
+                Output::Text => lines_of(form, record).iter().try_for_each(say)?,
                 Output::Csv => {
                     for (ledger, entry) in record.iter().flat_map(|record| entries(record)) {
-                        csv.write_record(csv_row(form, ledger, entry)).map_err(broken)?;
+                        csv.write_record(csv_row(form, ledger, entry)).map_err(unwritable_csv)?;
                     }
                 }
             }
         }
-        csv.flush().map_err(|error| broken(error.into()))?;
+        csv.flush().map_err(unwritable)?;
     }
     Ok(Exit::Clean)
 }
@@ -274,36 +295,40 @@ fn as_json(form: &PatchFormRecord, record: Option<&PatchRecord>) -> Value {
     shown
 }
 
-fn print_text(form: &PatchFormRecord, record: Option<&PatchRecord>) {
-    println!("CommCareCase {} patched by form {}", form.case_id, form.form_id);
+fn lines_of(form: &PatchFormRecord, record: Option<&PatchRecord>) -> Vec<String> {
+    let mut lines = vec![format!(
+        "CommCareCase {} patched by form {}",
+        form.case_id, form.form_id
+    )];
     let Some(record) = record else {
-        println!("  its XML is not to be found, or cannot be read");
-        return;
+        lines.push("  its XML is not to be found, or cannot be read".to_owned());
+        return lines;
     };
     for (ledger, entry) in entries(record) {
         let ledger = ledger.map(|ledger| format!("{ledger} ")).unwrap_or_default();
         let what = if entry["patch"] == true { "patched" } else { "recorded" };
         let side = |key: &str| entry.get(key).map_or_else(|| "[MISSING]".to_owned(), Value::to_string);
-        println!(
+        lines.push(format!(
             "  {what} {ledger}[{}] {} -> {}",
             path_text(entry),
             side("old"),
             side("new")
-        );
+        ));
     }
+    lines
 }
 
 fn csv_row(form: &PatchFormRecord, ledger: Option<&str>, entry: &Value) -> [String; 8] {
     let side = |key: &str| entry.get(key).map_or_else(|| "[MISSING]".to_owned(), Value::to_string);
     [
-        form.form_id.clone(),
-        form.case_id.clone(),
-        ledger.unwrap_or_default().to_owned(),
+        cell(&form.form_id),
+        cell(&form.case_id),
+        cell(ledger.unwrap_or_default()),
         entry["patch"].to_string(),
-        path_text(entry),
-        side("old"),
-        side("new"),
-        entry["reason"].as_str().unwrap_or_default().to_owned(),
+        cell(&path_text(entry)),
+        cell(&side("old")),
+        cell(&side("new")),
+        cell(entry["reason"].as_str().unwrap_or_default()),
     ]
 }
 
@@ -340,7 +365,7 @@ mod tests {
         );
         let forms = PatchedSelection::parse(Some("forms:f")).unwrap();
         assert_eq!((forms.forms, forms.cases.len()), (vec!["f".to_owned()], 0));
-        for other in ["a", "CommCareCase:a"] {
+        for other in ["a", "CommCareCase:a", "cases:", "forms: ,", "cases", ""] {
             assert_eq!(PatchedSelection::parse(Some(other)).unwrap_err().code, "C2S-0122");
         }
     }

@@ -21,6 +21,8 @@ use super::{Driver, Step};
 
 /// Ranges that are looked at at once.
 const AT_ONCE: usize = 4;
+/// Bytes of Couch cases that one range holds at once, as JSON text.
+const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a look begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,9 +291,15 @@ async fn without_late_actions(driver: &Driver, missing: Vec<String>, cutoff: Dat
         return Ok(missing);
     }
     let mut kept = Vec::with_capacity(missing.len());
-    for fetched in driver.context.forms_db.bulk_get(&missing).await? {
-        if !matches!(&fetched.outcome, Outcome::Found(case) if has_late_action(case, cutoff)) {
-            kept.push(fetched.id);
+    let mut reader = driver.context.forms_db.bounded_reader(READ_BYTES);
+    let mut left = missing.as_slice();
+    while !left.is_empty() {
+        let read = reader.next(left).await?;
+        left = &left[read.len()..];
+        for fetched in read {
+            if !matches!(&fetched.outcome, Outcome::Found(case) if has_late_action(case, cutoff)) {
+                kept.push(fetched.id);
+            }
         }
     }
     Ok(kept)

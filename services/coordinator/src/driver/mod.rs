@@ -261,7 +261,7 @@ impl Driver {
             self.phase(Phase::Diff).await?;
             self.diff_pending().await?;
             self.phase(Phase::Patch).await?;
-            patch::patch(self, &run.operator, &PatchScope::Recorded).await?;
+            patch::patch(self, &run.operator, &PatchScope::Recorded, None).await?;
         }
         measure.end(self).await?;
         if follows {

@@ -46,6 +46,16 @@ impl ShowArgs {
         }
     }
 
+    /// Whether they ask for less than everything, or for a summary, or against one.
+    pub fn narrows(&self) -> bool {
+        let csv_and_json = Self {
+            csv: self.csv,
+            json: self.json,
+            ..Self::default()
+        };
+        *self != csv_and_json
+    }
+
     /// The order that they make, with what all actions share.
     ///
     /// # Errors
@@ -76,6 +86,7 @@ impl ShowArgs {
                 _ => Extent::AsFits,
             },
             batch,
+            asks: true,
         })
     }
 }

@@ -169,18 +169,9 @@ pub async fn reset(context: &Context, domain: &Domain, reset: Reset, confirmatio
     }
     confirm("Forget all comparisons of cases?", confirmation)?;
     let held = HeldDomain::take(context, &migration).await?;
-    let forgotten = state.forget_case_diffs(&held.lease).await;
+    let forgotten = state.forget_case_diffs(&held.lease, &context.operator).await;
     held.give_back(context).await?;
     let cases = forgotten?;
-    let detail = json!({"diffs": diffs, "changes": changes, "cases": cases});
-    state
-        .audit(
-            domain,
-            &context.operator,
-            "couch_sql_diff cases --reset=delete",
-            &detail,
-        )
-        .await?;
     println!("{cases} cases are pending; `couch_sql_diff {domain} cases --select=pending` compares them");
     Ok(Exit::Clean)
 }
@@ -199,5 +190,8 @@ mod tests {
             Cases::Ids(vec!["a".to_owned(), "b".to_owned()])
         );
         assert_eq!(Cases::parse(Some("./no-such-file")).unwrap_err().code, "C2S-0107");
+        for nothing in ["", ",", " "] {
+            assert_eq!(Cases::parse(Some(nothing)).unwrap_err().code, "C2S-0127");
+        }
     }
 }

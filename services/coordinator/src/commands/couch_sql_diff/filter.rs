@@ -1,8 +1,8 @@
 //! `couch_sql_diff DOMAIN filter`: runs recorded differences through the present ignore rules, and stores what gets shorter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use couch::Outcome;
+use couch::{ErrorKind, Fetched, Outcome};
 use docdiff::{Diff, OperatorRules, RecordedDiff, SortedOut};
 use proto::ids::Domain;
 use serde_json::{Map, Value, json};
@@ -12,15 +12,18 @@ use state::records::Shorter;
 use state::records::{DiffRecord, RecordTable};
 
 use super::cases::may_compare;
-use super::select::Selection;
+use super::select::{Parts, Selection};
 use super::show::go_on;
 use super::shown::entries;
 use crate::commands::migration_of;
+use crate::commands::output::say;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
 
-/// Documents of both sides in memory at once.
+/// Records whose documents are read at once.
 const AT_ONCE: usize = 100;
+/// Bytes of Couch documents in memory at once, as JSON text; one above it is read alone.
+const READ_BYTES: usize = 8 * 1024 * 1024;
 
 /// What is to be filtered.
 #[derive(Clone, Debug)]
@@ -67,10 +70,13 @@ pub async fn filter(context: &Context, domain: &Domain, order: &FilterOrder) -> 
         after = Some((last.kind.clone(), last.doc_id.clone()));
         looked_at += records.len();
         for records in records.chunks(AT_ONCE) {
-            let (found, ignored) = filtered(context, &rules, records).await?;
+            let (found, ignored) = filtered(context, &rules, &order.selection.parts, records).await?;
             if order.dry_run {
                 for one in &found {
-                    println!("{} {}: {} -> {} {what}", one.kind, one.doc_id, one.before, one.after);
+                    say(format!(
+                        "{} {}: {} -> {} {what}",
+                        one.kind, one.doc_id, one.before, one.after
+                    ))?;
                 }
                 shorter += found.len();
                 emptied += found.iter().filter(|one| one.after == 0).count();
@@ -89,7 +95,9 @@ pub async fn filter(context: &Context, domain: &Domain, order: &FilterOrder) -> 
         }
     }
     let would = if order.dry_run { "would get" } else { "got" };
-    println!("{looked_at} records looked at, {shorter} {would} shorter, of {emptied} nothing is left");
+    say(format!(
+        "{looked_at} records looked at, {shorter} {would} shorter, of {emptied} nothing is left"
+    ))?;
     Ok(Exit::Clean)
 }
 
@@ -105,47 +113,63 @@ struct Found {
 async fn filtered(
     context: &Context,
     rules: &OperatorRules,
+    parts: &Parts,
     records: &[DiffRecord],
 ) -> Result<(Vec<Found>, Vec<Ignored>)> {
-    let mut documents = read_both(context, records).await?;
     let (mut shorter, mut ignored) = (Vec::new(), Vec::new());
-    for record in records {
-        let stored = entries(record)?;
-        let before = stored.len();
-        // Without the Couch document, the record's kind says which rules there are.
-        let (couch, sql) = documents
-            .remove(&record.doc_id)
-            .unwrap_or_else(|| (json!({"doc_type": record.kind}), Value::Object(Map::new())));
-        let kept = refiltered(&record.kind, &couch, &sql, stored);
-        let sorted = rules.sort_out(&record.kind, kept);
-        let after = sorted.kept.len();
-        if after < before {
-            ignored.extend(operator_rules::ignored(&record.kind, &record.doc_id, &sorted));
-            shorter.push(Found {
-                kind: record.kind.clone(),
-                doc_id: record.doc_id.clone(),
-                before,
-                after,
-                record: Shorter {
+    let mut ids: Vec<&str> = records.iter().map(|record| record.doc_id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut reader = context.forms_db.bounded_reader(READ_BYTES);
+    let mut left = ids.as_slice();
+    while !left.is_empty() {
+        let couch = reader.next(left).await?;
+        let read: HashSet<&str> = left[..couch.len()].iter().copied().collect();
+        left = &left[couch.len()..];
+        let records: Vec<&DiffRecord> = records
+            .iter()
+            .filter(|record| read.contains(record.doc_id.as_str()))
+            .collect();
+        let documents = both_sides(context, &records, couch).await?;
+        for record in records {
+            let stored = entries(record)?;
+            let before = stored.len();
+            let sides = documents.get(&record.doc_id).map(|(couch, sql)| (couch, sql));
+            let sorted = sorted_out(rules, parts, &record.kind, sides, stored);
+            let after = sorted.kept.len();
+            if after < before {
+                ignored.extend(operator_rules::ignored(&record.kind, &record.doc_id, &sorted));
+                shorter.push(Found {
                     kind: record.kind.clone(),
                     doc_id: record.doc_id.clone(),
-                    before: record.diffs.clone(),
-                    after: (after > 0).then(|| RecordedDiff::list_to_text(&sorted.kept)),
-                    reason: SortedOut::reasons(&sorted.kept),
-                },
-            });
+                    before,
+                    after,
+                    record: Shorter {
+                        kind: record.kind.clone(),
+                        doc_id: record.doc_id.clone(),
+                        before: record.diffs.clone(),
+                        after: (after > 0).then(|| RecordedDiff::list_to_text(&sorted.kept)),
+                        reason: SortedOut::reasons(&sorted.kept),
+                    },
+                });
+            }
         }
     }
     Ok((shorter, ignored))
 }
 
-/// Both sides of each document, as JSON. The answers of forms are left out of SQL's: no rule looks at them, and each would
-/// cost a read of its XML.
-async fn read_both(context: &Context, records: &[DiffRecord]) -> Result<HashMap<String, (Value, Value)>> {
+/// Both sides of each document that both have, as JSON. The answers of forms are left out of SQL's: no rule looks at them,
+/// and each would cost a read of its XML.
+async fn both_sides(
+    context: &Context,
+    records: &[&DiffRecord],
+    couch: Vec<Fetched>,
+) -> Result<HashMap<String, (Value, Value)>> {
     let (cases, forms): (Vec<_>, Vec<_>) = records
         .iter()
         .partition(|record| record.kind.starts_with("CommCareCase"));
-    let ids = |records: &[&DiffRecord]| -> Vec<String> { records.iter().map(|record| record.doc_id.clone()).collect() };
+    let ids =
+        |records: &[&&DiffRecord]| -> Vec<String> { records.iter().map(|record| record.doc_id.clone()).collect() };
     let mut sql: HashMap<String, Value> = HashMap::new();
     for bundle in context.target.read_cases(&ids(&cases)).await? {
         sql.insert(bundle.case.case_id.clone(), docdiff::sqljson::case_json(&bundle));
@@ -157,20 +181,43 @@ async fn read_both(context: &Context, records: &[DiffRecord]) -> Result<HashMap<
             docdiff::sqljson::form_json(&bundle, &nothing),
         );
     }
-    let all: Vec<&str> = records.iter().map(|record| record.doc_id.as_str()).collect();
     let mut both = HashMap::new();
-    for fetched in context.forms_db.bulk_get(&all).await? {
-        if let Outcome::Found(couch) = fetched.outcome {
-            let sql = sql.remove(&fetched.id).unwrap_or_else(|| nothing.clone());
-            both.insert(fetched.id, (couch, sql));
+    for fetched in couch {
+        match fetched.outcome {
+            Outcome::Found(couch) => {
+                if let Some(sql) = sql.remove(&fetched.id) {
+                    both.insert(fetched.id, (couch, sql));
+                }
+            }
+            Outcome::Missing | Outcome::Deleted { .. } => {}
+            // Of one that cannot be read nobody can tell what its rules would say.
+            Outcome::Failed(error) if error.kind() == ErrorKind::Document => {}
+            Outcome::Failed(error) => return Err(error.into()),
         }
     }
     Ok(both)
 }
 
+/// The entries of a record by what the rules say now. Entries that were not selected stay as they are.
+fn sorted_out(
+    rules: &OperatorRules,
+    parts: &Parts,
+    kind: &str,
+    sides: Option<(&Value, &Value)>,
+    stored: Vec<RecordedDiff>,
+) -> SortedOut {
+    let (wanted, others): (Vec<_>, Vec<_>) = stored
+        .into_iter()
+        .partition(|entry| parts.wants(entry.ledger.as_deref()));
+    let mut sorted = rules.sort_out(kind, refiltered(kind, sides, wanted));
+    sorted.kept.extend(others);
+    sorted
+}
+
 /// The entries of a record that the rules leave. Entries of one reason go through them together, and ledgers by the rules of
-/// ledgers. A document of a type that has no rules keeps all of its entries.
-fn refiltered(kind: &str, couch: &Value, sql: &Value, stored: Vec<RecordedDiff>) -> Vec<RecordedDiff> {
+/// ledgers. A document of a type that has no rules keeps all of its entries; so does one that a side lacks by now, since rules
+/// look at both.
+fn refiltered(kind: &str, sides: Option<(&Value, &Value)>, stored: Vec<RecordedDiff>) -> Vec<RecordedDiff> {
     let mut groups: Vec<(Option<String>, Option<String>, Vec<Diff>)> = Vec::new();
     for RecordedDiff { ledger, diff, reason } in stored {
         match groups
@@ -185,10 +232,15 @@ fn refiltered(kind: &str, couch: &Value, sql: &Value, stored: Vec<RecordedDiff>)
     for (ledger, reason, diffs) in groups {
         let left = if ledger.is_some() {
             docdiff::refilter_ledger(&diffs)
-        } else if kind.starts_with("CommCareCase") {
-            docdiff::refilter_case(couch, sql, &diffs).unwrap_or(diffs)
         } else {
-            docdiff::refilter_form(couch, sql, &diffs).unwrap_or(diffs)
+            let refilter = if kind.starts_with("CommCareCase") {
+                docdiff::refilter_case
+            } else {
+                docdiff::refilter_form
+            };
+            sides
+                .and_then(|(couch, sql)| refilter(couch, sql, &diffs).ok())
+                .unwrap_or(diffs)
         };
         kept.extend(left.into_iter().map(|diff| RecordedDiff {
             ledger: ledger.clone(),
@@ -224,12 +276,48 @@ mod tests {
             {"type": "diff", "path": {"stock_id": "c/stock/p", "path": ["_id"]}, "old_value": "x", "new_value": 1},
             {"type": "diff", "path": {"stock_id": "c/stock/p", "path": ["owner_id"]}, "old_value": "", "new_value": "o"},
         ]);
-        let kept = refiltered("CommCareCase", &case, &json!({}), stored(&list));
+        let kept = refiltered("CommCareCase", Some((&case, &json!({}))), stored(&list));
         let kept: Vec<Value> = kept.iter().map(RecordedDiff::to_json).collect();
         assert_eq!(kept, [list[0].clone(), list[3].clone()]);
         // Of a type without rules everything stays.
         let log = json!({"doc_type": "SubmissionErrorLog"});
-        let kept = refiltered("SubmissionErrorLog", &log, &json!({}), stored(&list));
+        let kept = refiltered("SubmissionErrorLog", Some((&log, &json!({}))), stored(&list));
         assert_eq!(kept.len(), 3);
+    }
+
+    #[test]
+    fn of_a_document_that_a_side_lacks_only_ledgers_get_shorter() {
+        let list = json!([
+            {"type": "diff", "path": ["opened_on"], "old_value": "2019-01-01T00:00:00Z",
+             "new_value": "2019-01-01T00:00:00.000000Z"},
+            {"type": "diff", "path": {"stock_id": "c/stock/p", "path": ["_id"]}, "old_value": "x", "new_value": 1},
+        ]);
+        let kept = refiltered("CommCareCase", None, stored(&list));
+        let kept: Vec<Value> = kept.iter().map(RecordedDiff::to_json).collect();
+        assert_eq!(kept, [list[0].clone()]);
+    }
+
+    #[test]
+    fn entries_that_were_not_selected_stay() {
+        let rules = [
+            json!({"name": "a", "documents": "cases", "path": ["age"], "reason": "why"}),
+            json!({"name": "b", "documents": "stock state", "path": ["owner_id"], "reason": "why"}),
+        ];
+        let rules = OperatorRules::from_json(&rules).unwrap();
+        let of_ledger = |ledger: &str| json!({"type": "diff", "path": {"stock_id": ledger, "path": ["owner_id"]}, "old_value": "", "new_value": "o"});
+        let list = json!([
+            {"type": "diff", "path": ["age"], "old_value": "1", "new_value": "2"}, of_ledger("c/stock/p"), of_ledger("c/stock/q"),
+        ]);
+        let p = Parts::Ledgers(["c/stock/p".to_owned()].into());
+        for (parts, left) in [
+            (p, vec![0, 2]),
+            (Parts::Ledgers([].into()), vec![0]),
+            (Parts::All, vec![]),
+        ] {
+            let sorted = sorted_out(&rules, &parts, "CommCareCase", None, stored(&list));
+            let kept: Vec<Value> = sorted.kept.iter().map(RecordedDiff::to_json).collect();
+            let left: Vec<Value> = left.into_iter().map(|place: usize| list[place].clone()).collect();
+            assert_eq!(kept, left, "{parts:?}");
+        }
     }
 }

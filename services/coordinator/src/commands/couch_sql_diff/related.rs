@@ -10,8 +10,8 @@ use state::records::DiffRecord;
 use crate::context::Context;
 use crate::failure::Result;
 
-/// Documents read at once: bounds the memory, whatever the size of a page of records.
-const AT_ONCE: usize = 100;
+/// Bytes of documents read at once, as JSON text, whatever the size of a page of records; one above it is read alone.
+const READ_BYTES: usize = 8 * 1024 * 1024;
 
 /// `user_id` and `server_date` of documents.
 #[derive(Default)]
@@ -21,9 +21,15 @@ impl Related {
     /// Reads the Couch documents of these records.
     pub(super) async fn read(context: &Context, records: &[DiffRecord]) -> Result<Self> {
         let mut found = HashMap::new();
-        for part in records.chunks(AT_ONCE) {
-            let ids: Vec<&str> = part.iter().map(|record| record.doc_id.as_str()).collect();
-            for fetched in context.forms_db.bulk_get(&ids).await? {
+        let mut ids: Vec<&str> = records.iter().map(|record| record.doc_id.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut reader = context.forms_db.bounded_reader(READ_BYTES);
+        let mut left = ids.as_slice();
+        while !left.is_empty() {
+            let read = reader.next(left).await?;
+            left = &left[read.len()..];
+            for fetched in read {
                 if let Outcome::Found(document) = fetched.outcome {
                     found.insert(fetched.id, (user_id(&document), server_date(&document)));
                 }

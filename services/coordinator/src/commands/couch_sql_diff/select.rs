@@ -6,6 +6,7 @@ use docdiff::LEDGER_KIND;
 use proto::doctype::DocType;
 use state::records::RecordFilter;
 
+use crate::commands::output::uncell;
 use crate::failure::{Failure, Result};
 
 /// Types under which cases are on record; their ledgers stand with them.
@@ -28,6 +29,17 @@ pub(super) enum Parts {
     All,
     /// Its ledgers only; these, unless there are none.
     Ledgers(BTreeSet<String>),
+}
+
+impl Parts {
+    /// Whether an entry is wanted: one of a ledger, or of the document itself.
+    pub(super) fn wants(&self, ledger: Option<&str>) -> bool {
+        match (self, ledger) {
+            (Self::All, _) => true,
+            (Self::Ledgers(ledgers), Some(ledger)) => ledgers.is_empty() || ledgers.contains(ledger),
+            (Self::Ledgers(_), None) => false,
+        }
+    }
 }
 
 impl Selection {
@@ -66,11 +78,11 @@ impl Selection {
         let mut choice = Choice::default();
         for (number, row) in reader.records().enumerate() {
             let row = row.map_err(|error| unreadable(path, &error))?;
-            let kind = row.get(0).unwrap_or_default();
+            let kind = row.get(0).map_or("", uncell);
             if kind.is_empty() || (number == 0 && kind == "doc_type") {
                 continue;
             }
-            match row.get(1).filter(|id| !id.is_empty()) {
+            match row.get(1).map(uncell).filter(|id| !id.is_empty()) {
                 None => choice.whole(kind)?,
                 Some(id) => choice.document(kind, id)?,
             }
@@ -117,9 +129,17 @@ impl Choice {
         Ok(())
     }
 
+    /// A selection that names nothing is refused: an empty filter stands for all records.
     fn into_selection(mut self) -> Result<Selection> {
         let wants_documents = !self.kinds.is_empty() || !self.documents.is_empty();
         let wants_ledgers = self.all_ledgers || !self.ledgers.is_empty();
+        if !wants_documents && !wants_ledgers {
+            return Err(Failure::new(
+                "C2S-0105",
+                "--select names no documents",
+                "name some, or leave --select out for all records",
+            ));
+        }
         let parts = match (wants_documents, wants_ledgers) {
             (_, false) => Parts::All,
             (false, true) => Parts::Ledgers(if self.all_ledgers {
@@ -198,6 +218,30 @@ mod tests {
             documents(&[("CommCareCase", "x"), ("CommCareCase-Deleted", "x")])
         );
         assert_eq!(Selection::parse(Some("Case")).unwrap_err().code, "C2S-0105");
+    }
+
+    #[test]
+    fn a_selection_that_names_nothing_is_not_one_of_everything() {
+        for nothing in [
+            "",
+            ",",
+            " , ",
+            ":",
+            "CommCareCase:",
+            "CommCareCase: ,",
+            "stock state:",
+            ":a",
+        ] {
+            assert_eq!(
+                Selection::parse(Some(nothing)).unwrap_err().code,
+                "C2S-0105",
+                "{nothing:?}"
+            );
+        }
+        for nothing in ["", "doc_type,doc_id,user_id\n", ",a\n"] {
+            let read = Selection::of_csv("x.csv", nothing.as_bytes());
+            assert_eq!(read.unwrap_err().code, "C2S-0105", "{nothing:?}");
+        }
     }
 
     #[test]

@@ -9,12 +9,13 @@ use state::records::RecordFilter;
 use state::records::{DiffRecord, RecordTable};
 
 use super::related::Related;
-use super::select::Selection;
+use super::select::{Parts, Selection};
 use super::shown::{Narrow, Shown, as_json, shown, side, wanted};
 use super::summary::Summary;
 use crate::commands::migration_of;
+use crate::commands::output::{cell, unwritable, unwritable_csv};
 use crate::context::Context;
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Result};
 
 /// Old and new together longer than this are printed on lines of their own.
 const ONE_LINE: usize = 60;
@@ -62,6 +63,8 @@ pub struct ShowOrder {
     pub extent: Extent,
     /// Documents at a time.
     pub batch: i64,
+    /// Whether to ask after each batch, when there is somebody to ask.
+    pub asks: bool,
 }
 
 impl ShowOrder {
@@ -74,6 +77,7 @@ impl ShowOrder {
             output: Output::Text,
             extent: Extent::All,
             batch: 100,
+            asks: true,
         }
     }
 }
@@ -116,7 +120,8 @@ async fn summary(context: &Context, migration: &Migration, order: &ShowOrder) ->
     let summary = summed_up(context, migration, order).await?;
     let large = u64::try_from(LARGE).unwrap_or(u64::MAX);
     // Of many records few may be wanted.
-    Ok((order.narrow.is_open() || summary.documents > large).then_some(summary))
+    let is_all = order.narrow.is_open() && order.selection.parts == Parts::All;
+    Ok((is_all || summary.documents > large).then_some(summary))
 }
 
 /// Counts all that is wanted, page by page.
@@ -151,35 +156,44 @@ fn print_summary(summary: &Summary, domain: &Domain, order: &ShowOrder) -> Resul
         Output::Json => summary.to_json().iter().map(ToString::to_string).collect(),
         Output::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out);
-            csv.write_record(["doc_type", "path", "diff_type", "reason", "documents", "diffs"])
-                .map_err(|error| unwritable(&error))?;
+            csv.write_record([
+                "doc_type",
+                "path",
+                "diff_type",
+                "reason",
+                "documents",
+                "diffs",
+                "examples",
+            ])
+            .map_err(unwritable_csv)?;
             for (key, group) in summary.groups() {
                 let reason = key.reason.as_deref().unwrap_or_default();
                 let (documents, diffs) = (group.documents.to_string(), group.diffs.to_string());
-                csv.write_record([
+                let examples: Vec<&str> = group.examples.iter().map(|example| example.doc_id.as_str()).collect();
+                let row = [
                     key.doc_type.as_str(),
                     &key.path,
                     key.diff_type,
                     reason,
                     &documents,
                     &diffs,
-                ])
-                .map_err(|error| unwritable(&error))?;
+                    &examples.join(" "),
+                ];
+                csv.write_record(row.map(cell)).map_err(unwritable_csv)?;
             }
-            return csv.flush().map_err(|error| unwritable(&error));
+            return csv.flush().map_err(unwritable);
         }
     };
     lines
         .iter()
         .try_for_each(|line| writeln!(out, "{line}"))
-        .map_err(|error| unwritable(&error))
+        .map_err(unwritable)
 }
 
 async fn print_all(context: &Context, migration: &Migration, order: &ShowOrder) -> Result<()> {
     let mut csv = csv::Writer::from_writer(std::io::stdout());
     if order.output == Output::Csv {
-        csv.write_record(heading(order.table))
-            .map_err(|error| unwritable(&error))?;
+        csv.write_record(heading(order.table)).map_err(unwritable_csv)?;
     }
     let mut after: Option<(String, String)> = None;
     loop {
@@ -197,11 +211,11 @@ async fn print_all(context: &Context, migration: &Migration, order: &ShowOrder) 
                 }
             }
         }
-        csv.flush().map_err(|error| unwritable(&error))?;
+        csv.flush().map_err(unwritable)?;
         let Some(last) = records.last() else { return Ok(()) };
         after = Some((last.kind.clone(), last.doc_id.clone()));
         let full = i64::try_from(records.len()).unwrap_or(i64::MAX) >= order.batch;
-        if !full || (order.output == Output::Text && !go_on("show more?")) {
+        if !full || (order.output == Output::Text && order.asks && !go_on("show more?")) {
             return Ok(());
         }
     }
@@ -254,7 +268,7 @@ fn print_lines(lines: &[String]) -> Result<()> {
     lines
         .iter()
         .try_for_each(|line| writeln!(out, "{line}"))
-        .map_err(|error| unwritable(&error))
+        .map_err(unwritable)
 }
 
 /// A document for people.
@@ -304,7 +318,6 @@ fn write_csv(
     (user_id, server_date): (&str, &str),
 ) -> Result<()> {
     for diff in &document.diffs {
-        let (path, old, new) = (diff.path_text(), side(&diff.old), side(&diff.new));
         let reason = document.reason.as_deref().unwrap_or_default();
         let row = [
             document.kind.as_str(),
@@ -312,19 +325,15 @@ fn write_csv(
             user_id,
             server_date,
             diff.diff_type.as_str(),
-            &path,
-            &old,
-            &new,
+            &diff.path_text(),
+            &side(&diff.old),
+            &side(&diff.new),
             reason,
-        ];
-        csv.write_record(&row[..heading(table).len()])
-            .map_err(|error| unwritable(&error))?;
+        ]
+        .map(cell);
+        csv.write_record(&row[..heading(table).len()]).map_err(unwritable_csv)?;
     }
     Ok(())
-}
-
-fn unwritable(error: &dyn std::fmt::Display) -> Failure {
-    Failure::new("C2S-0106", format!("the output could not be written: {error}"), "")
 }
 
 #[cfg(test)]

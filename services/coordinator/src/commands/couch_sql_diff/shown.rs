@@ -91,12 +91,7 @@ pub(crate) fn shown(record: &DiffRecord) -> Result<Vec<Shown>> {
 
 /// The documents of a record that are wanted.
 pub(super) fn wanted(record: &DiffRecord, parts: &Parts, narrow: &Narrow) -> Result<Vec<Shown>> {
-    let is_part = |document: &Shown| match parts {
-        Parts::All => true,
-        Parts::Ledgers(ledgers) => {
-            document.kind == LEDGER_KIND && (ledgers.is_empty() || ledgers.contains(&document.doc_id))
-        }
-    };
+    let is_part = |document: &Shown| parts.wants((document.kind == LEDGER_KIND).then_some(document.doc_id.as_str()));
     let documents = shown(record)?.into_iter().filter(is_part);
     Ok(documents.filter_map(|document| narrow.narrow(document)).collect())
 }

@@ -6,6 +6,7 @@ use proto::ids::Domain;
 use serde_json::{Value, json};
 
 use super::shown::{Shown, side};
+use crate::commands::output::shell_word;
 
 /// Examples of each group.
 const EXAMPLES: usize = 3;
@@ -121,12 +122,14 @@ impl Summary {
         }
         if let Some((key, _)) = self.groups().first() {
             let changes = if changes { " --changes" } else { "" };
-            let reason = key.reason.as_deref().map(|reason| format!(" --reason='{reason}'"));
+            let reason = key.reason.as_deref();
+            let reason = reason.map(|reason| format!(" --reason={}", shell_word(reason)));
+            let domain = shell_word(domain.as_str());
             lines.push(format!(
-                "\nLook closer, for instance with:\n  couch_sql_diff {domain} show{changes} --select='{}' --path='{}' --diff-type={}{}\n\
+                "\nLook closer, for instance with:\n  couch_sql_diff {domain} show{changes} --select={} --path={} --diff-type={}{}\n\
                  or print everything with --all.",
-                key.doc_type,
-                key.path,
+                shell_word(&key.doc_type),
+                shell_word(&key.path),
                 key.diff_type,
                 reason.unwrap_or_default()
             ));
@@ -134,22 +137,22 @@ impl Summary {
         lines
     }
 
-    /// An object for each group.
+    /// An object with the totals, and one for each group.
     pub(super) fn to_json(&self) -> Vec<Value> {
-        self.groups()
-            .into_iter()
-            .map(|(key, group)| {
-                let examples: Vec<Value> = group
-                    .examples
-                    .iter()
-                    .map(|example| json!({"doc_id": example.doc_id, "old": example.old, "new": example.new}))
-                    .collect();
-                json!({
-                    "doc_type": key.doc_type, "path": key.path, "diff_type": key.diff_type, "reason": key.reason,
-                    "documents": group.documents, "diffs": group.diffs, "examples": examples,
-                })
+        let totals = json!({"documents": self.documents, "diffs": self.diffs, "groups": self.groups.len(),
+            "diffs_of_other_groups": self.others});
+        let groups = self.groups().into_iter().map(|(key, group)| {
+            let examples: Vec<Value> = group
+                .examples
+                .iter()
+                .map(|example| json!({"doc_id": example.doc_id, "old": example.old, "new": example.new}))
+                .collect();
+            json!({
+                "doc_type": key.doc_type, "path": key.path, "diff_type": key.diff_type, "reason": key.reason,
+                "documents": group.documents, "diffs": group.diffs, "examples": examples,
             })
-            .collect()
+        });
+        std::iter::once(json!({"totals": totals})).chain(groups).collect()
     }
 }
 
@@ -205,11 +208,17 @@ mod tests {
             .collect();
         assert_eq!(told, [("age", 4, 4, 3), ("indices/[*]", 1, 2, 1)]);
         assert_eq!(groups[0].1.examples[0].old.chars().count(), VALUE + 1);
+        let json = summary.to_json();
+        assert_eq!(
+            json[0],
+            json!({"totals": {"documents": 5, "diffs": 6, "groups": 2, "diffs_of_other_groups": 0}})
+        );
+        assert_eq!((json.len(), &json[1]["path"]), (3, &json!("age")));
         let lines = summary.lines(&Domain::new("demo"), false).join("\n");
         assert!(lines.starts_with("6 differences in 5 documents\n"), "{lines}");
         assert!(lines.contains("CommCareCase diff [age]: 4 documents"), "{lines}");
         assert!(
-            lines.contains("couch_sql_diff demo show --select='CommCareCase' --path='age' --diff-type=diff"),
+            lines.contains("couch_sql_diff demo show --select=CommCareCase --path=age --diff-type=diff"),
             "{lines}"
         );
     }
