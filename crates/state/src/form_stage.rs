@@ -306,25 +306,16 @@ pub(crate) async fn unstage(
 /// Stages what forms do to their cases; these become dirty. Only a form that nobody has seen before is certainly new to its
 /// cases: others leave dirty rows that name no form.
 async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&StagedForm]) -> Result<(), StateError> {
-    let mut rows: Vec<(i16, &str, &str, &[u8], i64, bool)> = forms
+    let mut rows: Vec<(i16, &StagedCase, &StagedForm)> = forms
         .iter()
         .flat_map(|form| form.cases.iter().map(move |case| (form, case)))
-        .map(|(form, case)| {
-            (
-                proto::bucket::of(&case.case_id),
-                case.case_id.as_str(),
-                form.form_id.as_str(),
-                case.payload.as_slice(),
-                form.begun,
-                form.seen_before,
-            )
-        })
+        .map(|(form, case)| (proto::bucket::of(&case.case_id), case, *form))
         .collect();
     if rows.is_empty() {
         return Ok(());
     }
     // Neighbours of the index beside each other.
-    rows.sort_unstable();
+    rows.sort_unstable_by_key(|(bucket, case, form)| (*bucket, case.case_id.as_str(), form.form_id.as_str()));
     sqlx::query(
         "with input as (
              select * from unnest($2::smallint[], $3::text[], $4::text[], $5::bytea[], $7::bigint[], $8::boolean[])
@@ -340,13 +331,25 @@ async fn stage(tx: &mut Transaction<'_, Postgres>, claim: &Claim, forms: &[&Stag
          select $1, bucket, case_id, case when not seen_before then form_id end from input",
     )
     .bind(claim.migration_id.0)
-    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(bucket, _, _)| *bucket).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|(_, case, _)| case.case_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|(_, _, form)| form.form_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|(_, case, _)| case.payload.as_slice())
+            .collect::<Vec<_>>(),
+    )
     .bind(proto::effects::RULES_VERSION)
-    .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.5).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, _, form)| form.begun).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, _, form)| form.seen_before).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -102,7 +102,7 @@ impl CaseHandler {
         let span = tracing::info_span!("replay", cases = case_ids.len(), forms, growing = growing.len());
         tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
-            replay::replay_batch(&domain, case_ids, inputs, &growing, &foreign, settings)
+            replay::replay_batch(&domain, &case_ids, inputs, &growing, &foreign, settings)
         })
         .await
         .map_err(|_| BatchFailure::defect("the replay of a case panicked"))?

@@ -80,7 +80,7 @@ pub(crate) struct Inputs {
 /// Replays the cases. A case whose id belongs to another domain in the target is left alone, and its forms are refused.
 pub(crate) fn replay_batch(
     domain: &Domain,
-    case_ids: Vec<String>,
+    case_ids: &[String],
     inputs: CaseInputs,
     growing: &Growing,
     foreign: &[String],
@@ -95,7 +95,7 @@ pub(crate) fn replay_batch(
     let mut outcome = Outcome::default();
     // A form may be refused by more than one of its cases; the first in order names the reason.
     let mut refused: BTreeMap<String, Verdict> = BTreeMap::new();
-    for case_id in &case_ids {
+    for case_id in case_ids {
         let mut inputs = by_case.remove(case_id).unwrap_or_default();
         if let Some(checkpoint) = growing.get(case_id) {
             let checkpoint = checkpoint.as_ref().filter(|_| !foreign.contains(case_id.as_str()));
@@ -327,7 +327,7 @@ mod tests {
             checkpoint_from: 3,
         };
         let case_ids = vec!["c".to_owned()];
-        replay_batch(&Domain::new("d"), case_ids, inputs, growing, &foreign, settings).unwrap()
+        replay_batch(&Domain::new("d"), &case_ids, inputs, growing, &foreign, settings).unwrap()
     }
 
     fn verdicts(outcome: &Outcome) -> Vec<(&str, &str)> {
