@@ -64,7 +64,7 @@ impl State {
         Ok(rows.len())
     }
 
-    /// Compares revisions of documents of a type, as Couch has them now, with those that were migrated, and has what has
+    /// Compares revisions of documents, by type, as Couch has them now, with those that were migrated, and has what has
     /// changed since migrated again. Gives how many. Documents that no scan has met, since their dates lie behind its
     /// cursor, are among them; those that failed are not: they have had their chance in this run. Nor are those that went
     /// back to an older revision ([`State::rewound`]).
@@ -74,38 +74,36 @@ impl State {
     pub async fn requeue_changed(
         &self,
         held: &DriverLease,
-        doc_type: DocType,
-        revisions: &[(String, String)],
+        documents: &[(DocType, Vec<(String, String)>)],
         batch: usize,
     ) -> Result<usize, StateError> {
-        let (ids, revs): (Vec<&str>, Vec<&str>) = revisions.iter().map(|(id, rev)| (id.as_str(), rev.as_str())).unzip();
+        let mut types = Vec::new();
+        let (ids, revs): (Vec<&str>, Vec<&str>) = documents
+            .iter()
+            .flat_map(|(doc_type, revisions)| {
+                types.extend(std::iter::repeat_n(doc_type.as_str(), revisions.len()));
+                revisions
+            })
+            .map(|(id, rev)| (id.as_str(), rev.as_str()))
+            .unzip();
         let mut tx = self.driver_tx(held).await?;
-        let changed: Vec<String> = sqlx::query_scalar(
-            "select i.id from unnest($2::text[], $3::text[], $4::int[]) i(id, rev, number)
+        let changed: Vec<(String, String)> = sqlx::query_as(
+            "select i.doc_type, i.id from unnest($2::text[], $3::text[], $4::int[], $5::text[]) i(id, rev, number, doc_type)
              left join doc_revision d on d.migration_id = $1 and d.doc_id = i.id
              where (d.rev_number, d.rev collate \"C\") < (i.number, i.rev collate \"C\")
                 or (d.deleted and d.rev = i.rev)
                 or d.doc_id is null
                and not exists (select from doc_error e where e.migration_id = $1 and e.doc_id = i.id)
-             order by 1",
+             order by 1, 2",
         )
         .bind(held.migration_id.0)
         .bind(&ids)
         .bind(&revs)
         .bind(revs.iter().map(|rev| rev_number(rev)).collect::<Vec<_>>())
+        .bind(&types)
         .fetch_all(&mut *tx)
         .await?;
-        for part in changed.chunks(batch) {
-            insert_batch(
-                &mut tx,
-                held.migration_id.0,
-                Stage::Form.as_str(),
-                doc_type.as_str(),
-                part,
-                None,
-            )
-            .await?;
-        }
+        insert_by_type(&mut tx, held.migration_id, &changed, batch).await?;
         tx.commit().await?;
         Ok(changed.len())
     }
@@ -291,8 +289,18 @@ pub(crate) async fn requeue_named(
     .bind(&revs)
     .fetch_all(&mut **tx)
     .await?;
-    for of_type in changed.chunk_by(|(one, _), (other, _)| one == other) {
-        for part in of_type.chunks(NAMED_AT_ONCE) {
+    insert_by_type(tx, id, &changed, NAMED_AT_ONCE).await
+}
+
+/// Inserts form batches of documents as (type, id), in the order of their types.
+async fn insert_by_type(
+    tx: &mut Transaction<'_, Postgres>,
+    id: MigrationId,
+    documents: &[(String, String)],
+    batch: usize,
+) -> Result<(), StateError> {
+    for of_type in documents.chunk_by(|(one, _), (other, _)| one == other) {
+        for part in of_type.chunks(batch) {
             let ids: Vec<String> = part.iter().map(|(_, doc_id)| doc_id.clone()).collect();
             insert_batch(tx, id.0, Stage::Form.as_str(), &part[0].0, &ids, None).await?;
         }

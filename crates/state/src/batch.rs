@@ -68,7 +68,7 @@ pub enum AfterFailure {
     Parked,
 }
 
-/// Open batches of a stage.
+/// Batches of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenBatches {
     /// Not claimed by anyone.
@@ -79,6 +79,8 @@ pub struct OpenBatches {
     pub claimed: i64,
     /// Set aside.
     pub parked: i64,
+    /// Done, and not folded into counters yet.
+    pub done: i64,
 }
 
 impl OpenBatches {

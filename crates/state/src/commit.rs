@@ -51,42 +51,32 @@ impl State {
         .fetch_one(&self.pool)
         .await?;
         let (dirty, undiffed) = self.pending_cases(id).await?;
+        let counts: Vec<(String, String, i64)> = sqlx::query_as(
+            "select 'error' as what, kind, count(*) from doc_error where migration_id = $1 group by kind
+             union all select 'diff', kind, count(*) from doc_diff where migration_id = $1 group by kind
+             union all select 'change', kind, count(*) from doc_change where migration_id = $1 group by kind
+             union all select 'missing', kind, count(*) from missing_doc where migration_id = $1 group by kind
+             order by what, kind",
+        )
+        .bind(id.0)
+        .fetch_all(&self.pool)
+        .await?;
+        let by_kind = |what: &str| {
+            let of_this = counts.iter().filter(|(counted, _, _)| counted == what);
+            of_this.map(|(_, kind, count)| (kind.clone(), *count)).collect()
+        };
         Ok(Obstacles {
             open_batches: row.try_get("open")?,
             parked: row.try_get("parked")?,
             dirty,
             undiffed,
-            errors: self
-                .by_kind(
-                    "select kind, count(*) from doc_error where migration_id = $1 group by 1 order by 1",
-                    id,
-                )
-                .await?,
-            diffs: self
-                .by_kind(
-                    "select kind, count(*) from doc_diff where migration_id = $1 group by 1 order by 1",
-                    id,
-                )
-                .await?,
-            changes: self
-                .by_kind(
-                    "select kind, count(*) from doc_change where migration_id = $1 group by 1 order by 1",
-                    id,
-                )
-                .await?,
-            missing: self
-                .by_kind(
-                    "select kind, count(*) from missing_doc where migration_id = $1 group by 1 order by 1",
-                    id,
-                )
-                .await?,
+            errors: by_kind("error"),
+            diffs: by_kind("diff"),
+            changes: by_kind("change"),
+            missing: by_kind("missing"),
             other_rules: row.try_get("other_rules")?,
             without_rule: row.try_get("without_rule")?,
         })
-    }
-
-    async fn by_kind(&self, sql: &'static str, id: MigrationId) -> Result<Vec<(String, i64)>, StateError> {
-        Ok(sqlx::query_as(sql).bind(id.0).fetch_all(&self.pool).await?)
     }
 
     /// Records a step of the commit, before the next one is taken. [`CommitStep::Done`] also completes the migration.

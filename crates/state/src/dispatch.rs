@@ -80,15 +80,15 @@ impl State {
     pub async fn forget_published(
         &self,
         id: MigrationId,
-        stage: Stage,
+        stages: &[Stage],
         older_than: Duration,
     ) -> Result<u64, StateError> {
         Ok(sqlx::query(
             "update batch set published_at = null
-             where migration_id = $1 and stage = $2 and state = 'ready' and published_at < now() - make_interval(secs => $3)",
+             where migration_id = $1 and stage = any($2) and state = 'ready' and published_at < now() - make_interval(secs => $3)",
         )
         .bind(id.0)
-        .bind(stage.as_str())
+        .bind(stages.iter().map(|stage| stage.as_str()).collect::<Vec<_>>())
         .bind(older_than.as_secs_f64())
         .execute(&self.pool)
         .await?
@@ -128,7 +128,7 @@ impl State {
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
     }
 
-    /// Open batches of a stage.
+    /// Batches of a stage, but for those that are folded.
     ///
     /// # Errors
     /// Database errors.
@@ -137,8 +137,9 @@ impl State {
             "select count(*) filter (where state = 'ready') as ready,
                     count(*) filter (where state = 'ready' and published_at is not null) as published,
                     count(*) filter (where state = 'claimed') as claimed,
-                    count(*) filter (where state = 'parked') as parked
-             from batch where migration_id = $1 and stage = $2 and state in ('ready', 'claimed', 'parked')",
+                    count(*) filter (where state = 'parked') as parked,
+                    count(*) filter (where state = 'done') as done
+             from batch where migration_id = $1 and stage = $2",
         )
         .bind(id.0)
         .bind(stage.as_str())
@@ -149,6 +150,7 @@ impl State {
             published: row.try_get("published")?,
             claimed: row.try_get("claimed")?,
             parked: row.try_get("parked")?,
+            done: row.try_get("done")?,
         })
     }
 

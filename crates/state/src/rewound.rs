@@ -3,7 +3,6 @@
 //! right, nobody but the operator knows.
 
 use proto::doctype::DocType;
-use sqlx::{Postgres, Transaction};
 
 use crate::migration::DriverLease;
 use crate::outcome::{DocError, record_errors};
@@ -18,10 +17,8 @@ impl State {
     ///
     /// # Errors
     /// Database errors.
-    pub async fn rewound(&self, id: MigrationId, revisions: &[(String, String)]) -> Result<Vec<String>, StateError> {
-        let mut tx = self.pool.begin().await?;
-        let behind = behind(&mut tx, id, revisions).await?;
-        tx.commit().await?;
+    pub async fn rewound(&self, id: MigrationId, revisions: &[&(String, String)]) -> Result<Vec<String>, StateError> {
+        let behind = behind(&self.pool, id, revisions).await?;
         Ok(behind.into_iter().map(|(doc_id, _)| doc_id).collect())
     }
 
@@ -37,7 +34,8 @@ impl State {
         revisions: &[(String, String)],
     ) -> Result<usize, StateError> {
         let mut tx = self.driver_tx(held).await?;
-        let behind = behind(&mut tx, held.migration_id, revisions).await?;
+        let read: Vec<&(String, String)> = revisions.iter().collect();
+        let behind = behind(&mut *tx, held.migration_id, &read).await?;
         let errors = behind.iter().map(|(doc_id, rev)| DocError {
             kind: doc_type.as_str(),
             doc_id,
@@ -52,9 +50,9 @@ impl State {
 }
 
 async fn behind(
-    tx: &mut Transaction<'_, Postgres>,
+    executor: impl sqlx::PgExecutor<'_>,
     id: MigrationId,
-    revisions: &[(String, String)],
+    revisions: &[&(String, String)],
 ) -> Result<Vec<(String, String)>, StateError> {
     let (ids, revs): (Vec<&str>, Vec<&str>) = revisions.iter().map(|(id, rev)| (id.as_str(), rev.as_str())).unzip();
     Ok(sqlx::query_as(
@@ -66,6 +64,6 @@ async fn behind(
     .bind(&ids)
     .bind(revs.iter().map(|rev| rev_number(rev)).collect::<Vec<_>>())
     .bind(&revs)
-    .fetch_all(&mut **tx)
+    .fetch_all(executor)
     .await?)
 }

@@ -30,6 +30,17 @@ impl Cursor {
     }
 }
 
+/// What a scan has found, and where it stands then.
+#[derive(Clone, Debug)]
+pub struct Scanned {
+    /// Type of the documents.
+    pub doc_type: DocType,
+    /// Where their scan ([`form_scan`]) stands.
+    pub cursor: Cursor,
+    /// Their ids, batch by batch.
+    pub batches: Vec<Vec<String>>,
+}
+
 /// How pending cases are cut into batches.
 #[derive(Clone, Copy, Debug)]
 pub struct CutLimits {
@@ -58,14 +69,34 @@ impl State {
     /// # Errors
     /// Database errors.
     pub async fn cursor(&self, id: MigrationId, scan: &str) -> Result<Cursor, StateError> {
-        let row = sqlx::query(
-            "select after_key, after_id, complete, scanned from scan_cursor where migration_id = $1 and scan = $2",
+        cursor_in(&self.pool, id, scan).await
+    }
+
+    /// Where the scans of these types stand, each as [`State::cursor`] tells it.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn form_cursors(
+        &self,
+        id: MigrationId,
+        types: impl IntoIterator<Item = DocType>,
+    ) -> Result<Vec<(DocType, Cursor)>, StateError> {
+        let types: Vec<DocType> = types.into_iter().collect();
+        let scans: Vec<String> = types.iter().copied().map(form_scan).collect();
+        let rows = sqlx::query(
+            "select scan, after_key, after_id, complete, scanned from scan_cursor
+             where migration_id = $1 and scan = any($2)",
         )
         .bind(id.0)
-        .bind(scan)
-        .fetch_optional(&self.pool)
+        .bind(&scans)
+        .fetch_all(&self.pool)
         .await?;
-        row.map_or_else(|| Ok(Cursor::default()), |row| cursor_from(&row))
+        let mut found = BTreeMap::new();
+        for row in &rows {
+            found.insert(row.try_get::<String, _>("scan")?, cursor_from(row)?);
+        }
+        let cursors = scans.iter().map(|scan| found.remove(scan).unwrap_or_default());
+        Ok(types.into_iter().zip(cursors).collect())
     }
 
     /// Opens scans again that had come to their end, without moving their cursors: whatever was added after them is found.
@@ -96,30 +127,26 @@ impl State {
         Ok(tx.commit().await?)
     }
 
-    /// Moves a scan's cursor and inserts the form batches that it found, in one transaction.
+    /// Moves the cursors of scans and inserts the form batches that they found, in one transaction.
     ///
     /// # Errors
     /// [`StateError::LostLease`].
-    pub async fn insert_scanned(
-        &self,
-        held: &DriverLease,
-        scan: &str,
-        cursor: &Cursor,
-        doc_type: DocType,
-        batches: &[&[String]],
-    ) -> Result<(), StateError> {
+    pub async fn insert_scanned(&self, held: &DriverLease, found: &[Scanned]) -> Result<(), StateError> {
         let mut tx = self.driver_tx(held).await?;
-        save_cursor(&mut tx, held.migration_id, scan, cursor).await?;
-        for ids in batches {
-            insert_batch(
-                &mut tx,
-                held.migration_id.0,
-                Stage::Form.as_str(),
-                doc_type.as_str(),
-                ids,
-                None,
-            )
-            .await?;
+        for of_type in found {
+            let doc_type = of_type.doc_type;
+            save_cursor(&mut tx, held.migration_id, &form_scan(doc_type), &of_type.cursor).await?;
+            for ids in &of_type.batches {
+                insert_batch(
+                    &mut tx,
+                    held.migration_id.0,
+                    Stage::Form.as_str(),
+                    doc_type.as_str(),
+                    ids,
+                    None,
+                )
+                .await?;
+            }
         }
         Ok(tx.commit().await?)
     }
@@ -199,8 +226,8 @@ impl State {
         stage: Stage,
         sql: &'static str,
     ) -> Result<usize, StateError> {
-        let mut cursor = self.cursor(held.migration_id, pass).await?;
         let mut tx = self.driver_tx(held).await?;
+        let mut cursor = cursor_in(&mut *tx, held.migration_id, pass).await?;
         let after_bucket: i16 = cursor
             .after_key
             .as_deref()
@@ -242,6 +269,20 @@ impl State {
         save_cursor(&mut tx, held.migration_id, pass, &cursor).await?;
         tx.commit().await?;
         Ok(batches.len())
+    }
+
+    /// Whether a case is dirty, or a batch of cases is open.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn has_replays(&self, id: MigrationId) -> Result<bool, StateError> {
+        Ok(sqlx::query_scalar(
+            "select exists (select from dirty_case where migration_id = $1)
+                 or exists (select from batch where migration_id = $1 and stage = 'case' and state in ('ready', 'claimed'))",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// How many cases are dirty, and how many are not diffed at their generation.
@@ -402,6 +443,17 @@ pub(crate) async fn save_cursor(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+async fn cursor_in(executor: impl sqlx::PgExecutor<'_>, id: MigrationId, scan: &str) -> Result<Cursor, StateError> {
+    let row = sqlx::query(
+        "select after_key, after_id, complete, scanned from scan_cursor where migration_id = $1 and scan = $2",
+    )
+    .bind(id.0)
+    .bind(scan)
+    .fetch_optional(executor)
+    .await?;
+    row.map_or_else(|| Ok(Cursor::default()), |row| cursor_from(&row))
 }
 
 pub(crate) fn cursor_from(row: &sqlx::postgres::PgRow) -> Result<Cursor, StateError> {

@@ -22,4 +22,5 @@ mod preflight;
 pub mod rules;
 #[cfg(test)]
 mod surface;
+mod transport;
 pub mod workers;

@@ -9,7 +9,7 @@ use state::form_stage::FormResults;
 use state::migration::CommitStep;
 use state::stats::TypeStats;
 
-use crate::fixture::{Fixture, intent, staged_form};
+use crate::fixture::{Fixture, intent, looked_at, staged_form};
 
 #[tokio::test]
 async fn nothing_stands_against_an_empty_migration() {
@@ -49,13 +49,7 @@ async fn every_obstacle_is_counted_and_only_the_domain_s_own() {
     };
     fixture
         .state
-        .record_look(
-            &driven.lease,
-            &state::look::Look::Couch(DocType::XFormArchived),
-            "..",
-            &cursor,
-            &[("XFormArchived".to_owned(), "m".to_owned())],
-        )
+        .record_looks(&driven.lease, &[looked_at(DocType::XFormArchived, cursor, &["m"])])
         .await
         .unwrap();
 

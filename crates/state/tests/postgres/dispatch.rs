@@ -113,7 +113,7 @@ async fn lost_messages_are_published_again_and_young_ones_are_not() {
     assert_eq!(
         fixture
             .state
-            .forget_published(driven.id, Stage::Form, LONG)
+            .forget_published(driven.id, &[Stage::Form], LONG)
             .await
             .unwrap(),
         0
@@ -126,7 +126,7 @@ async fn lost_messages_are_published_again_and_young_ones_are_not() {
     assert_eq!(
         fixture
             .state
-            .forget_published(driven.id, Stage::Case, LONG)
+            .forget_published(driven.id, &[Stage::Case], LONG)
             .await
             .unwrap(),
         0
@@ -134,7 +134,7 @@ async fn lost_messages_are_published_again_and_young_ones_are_not() {
     assert_eq!(
         fixture
             .state
-            .forget_published(driven.id, Stage::Form, LONG)
+            .forget_published(driven.id, &[Stage::Form], LONG)
             .await
             .unwrap(),
         1
@@ -172,7 +172,8 @@ async fn a_stage_is_drained_when_its_rows_say_so() {
             ready: 2,
             published: 1,
             claimed: 1,
-            parked: 1
+            parked: 1,
+            done: 1
         }
     );
     assert!(!open.is_drained());

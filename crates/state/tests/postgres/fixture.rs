@@ -13,9 +13,11 @@ use sqlx::postgres::PgPool;
 use state::batch::Claim;
 use state::case_stage::CaseResults;
 use state::form_stage::{DocIntent, DocStanding, FormResults, StagedCase, StagedForm};
+use state::look::{Look, LookedAt};
 use state::migration::DriverLease;
 use state::records::{DiffRecord, RecordFilter, RecordTable};
 use state::run::Operator;
+use state::scan::Cursor;
 use state::{MigrationId, State};
 
 use crate::database::{TestDatabase, soon};
@@ -379,5 +381,18 @@ pub fn message(driven: &Driven, stage: Stage, batch_id: BatchId) -> BatchMessage
         batch_id,
         attempt: 0,
         body,
+    }
+}
+
+/// What a look with one range has found of documents of a type.
+pub fn looked_at(doc_type: DocType, cursor: Cursor, missing: &[&str]) -> LookedAt {
+    LookedAt {
+        look: Look::Couch(doc_type),
+        range: "..".to_owned(),
+        cursor,
+        missing: missing
+            .iter()
+            .map(|id| (doc_type.as_str().to_owned(), (*id).to_owned()))
+            .collect(),
     }
 }

@@ -3,13 +3,12 @@
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use serde_json::json;
-use state::look::Look;
 use state::run::{RunState, Stopping};
-use state::scan::{Cursor, form_scan};
+use state::scan::{Cursor, Scanned, form_scan};
 use state::{Kind, Phase, StateError, Status};
 
 use crate::database::soon;
-use crate::fixture::{Fixture, LONG, operator, strings};
+use crate::fixture::{Fixture, LONG, looked_at, operator, strings};
 
 async fn let_lease_expire(fixture: &Fixture) {
     fixture
@@ -119,6 +118,13 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
         batches: 1,
     };
     let ids = strings(&["a"]);
+    let scanned = Scanned {
+        doc_type: DocType::XFormInstance,
+        cursor: cursor.clone(),
+        batches: vec![ids.clone()],
+    };
+    let looked = looked_at(DocType::XFormInstance, cursor.clone(), &[]);
+    let looks = [(looked.look, strings(&[".."]))];
     let (run, _) = state
         .queue_run(driven.id, "MIGRATE", &json!({}), &operator())
         .await
@@ -133,18 +139,13 @@ async fn a_lease_that_ran_out_goes_to_another_driver_and_the_first_can_write_not
         ("phase", state.set_phase(first, Phase::Scan).await.err()),
         (
             "scan",
-            state
-                .insert_scanned(first, &scan, &cursor, DocType::XFormInstance, &[&ids])
-                .await
-                .err(),
+            state.insert_scanned(first, std::slice::from_ref(&scanned)).await.err(),
         ),
         ("cases", state.record_cases(first, &scan, &cursor, &ids).await.err()),
+        ("begin looks", state.begin_looks(first, &looks).await.err()),
         (
             "missing",
-            state
-                .record_look(first, &Look::Couch(DocType::XFormInstance), "..", &cursor, &[])
-                .await
-                .err(),
+            state.record_looks(first, std::slice::from_ref(&looked)).await.err(),
         ),
         ("cut", state.cut_case_batches(first, &limits).await.err()),
         ("cut diffs", state.cut_diff_batches(first, &limits).await.err()),
@@ -451,7 +452,7 @@ async fn finishing_a_live_migration_and_taking_that_back_forget_what_was_finishe
         ..Cursor::default()
     };
     state
-        .record_look(lease, &Look::Couch(DocType::XFormInstance), "..", &cursor, &[])
+        .record_looks(lease, &[looked_at(DocType::XFormInstance, cursor, &[])])
         .await
         .unwrap();
     state.unfinish(lease).await.unwrap();

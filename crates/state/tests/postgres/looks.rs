@@ -1,9 +1,9 @@
 //! A look for missing documents goes by ranges, each with a place of its own, and forgets what the one before had found.
 
 use proto::doctype::DocType;
-use state::Phase;
-use state::look::{Look, ONLY_IN_SQL};
+use state::look::{Look, LookedAt, ONLY_IN_SQL};
 use state::scan::Cursor;
+use state::{Phase, State};
 
 use crate::fixture::{Driven, Fixture, strings};
 
@@ -25,9 +25,22 @@ async fn found(fixture: &Fixture, driven: &Driven, look: Look, range: &str, curs
         .collect();
     fixture
         .state
-        .record_look(&driven.lease, &look, range, cursor, &missing)
+        .record_looks(
+            &driven.lease,
+            &[LookedAt {
+                look,
+                range: range.to_owned(),
+                cursor: cursor.clone(),
+                missing,
+            }],
+        )
         .await
         .unwrap();
+}
+
+async fn stood(state: &State, driven: &Driven, look: &str) -> Vec<(String, Cursor)> {
+    let mut looks = state.looks(driven.id).await.unwrap();
+    looks.remove(look).unwrap_or_default()
 }
 
 async fn listed(fixture: &Fixture, driven: &Driven) -> Vec<String> {
@@ -40,9 +53,9 @@ async fn ranges_go_on_where_they_stood_and_documents_are_counted_when_all_are_th
     let (fixture, driven) = Fixture::with_domain().await;
     let state = &fixture.state;
     let name = FORMS.name();
-    assert!(state.look(driven.id, &name).await.unwrap().is_empty());
+    assert!(stood(state, &driven, &name).await.is_empty());
     state
-        .begin_look(&driven.lease, &FORMS, &strings(&["..2017", "2017.."]))
+        .begin_looks(&driven.lease, &[(FORMS, strings(&["..2017", "2017.."]))])
         .await
         .unwrap();
     found(
@@ -64,7 +77,7 @@ async fn ranges_go_on_where_they_stood_and_documents_are_counted_when_all_are_th
     )
     .await;
     assert_eq!(
-        state.look(driven.id, &name).await.unwrap(),
+        stood(state, &driven, &name).await,
         [("..2017".to_owned(), at(5, true)), ("2017..".to_owned(), at(2, false))]
     );
     let docs = async || {
@@ -90,17 +103,17 @@ async fn ranges_go_on_where_they_stood_and_documents_are_counted_when_all_are_th
     // Another look of the same type forgets these, and those of other types stay.
     let errors = Look::Couch(DocType::XFormError);
     state
-        .begin_look(&driven.lease, &errors, &strings(&[".."]))
+        .begin_looks(&driven.lease, &[(errors, strings(&[".."]))])
         .await
         .unwrap();
     found(&fixture, &driven, errors, "..", &at(1, true), &[("XFormError", "e")]).await;
     state
-        .begin_look(&driven.lease, &FORMS, &strings(&[".."]))
+        .begin_looks(&driven.lease, &[(FORMS, strings(&[".."]))])
         .await
         .unwrap();
     assert_eq!(listed(&fixture, &driven).await, ["XFormError e"]);
     assert_eq!(
-        state.look(driven.id, &name).await.unwrap(),
+        stood(state, &driven, &name).await,
         [("..".to_owned(), Cursor::default())]
     );
 }
@@ -126,7 +139,7 @@ async fn forms_that_only_sql_has_are_diffs_until_a_look_finds_otherwise() {
         ))
         .await;
     state
-        .begin_look(&driven.lease, &Look::SqlForms, &strings(&[".."]))
+        .begin_looks(&driven.lease, &[(Look::SqlForms, strings(&[".."]))])
         .await
         .unwrap();
     let only = [("XFormInstance", "known"), ("XFormError", "stray")];
@@ -140,7 +153,7 @@ async fn forms_that_only_sql_has_are_diffs_until_a_look_finds_otherwise() {
     // It is not sent through the form stage: Couch never had it, and that would delete its row.
     assert_eq!(state.requeue_failed(&driven.lease, 10).await.unwrap(), 1);
     state
-        .begin_look(&driven.lease, &Look::SqlForms, &strings(&[".."]))
+        .begin_looks(&driven.lease, &[(Look::SqlForms, strings(&[".."]))])
         .await
         .unwrap();
     assert_eq!(fixture.strings(diffs, &driven).await, ["XFormInstance known [1]"]);
@@ -161,7 +174,7 @@ async fn a_migration_is_not_finished_while_a_look_is_on() {
     let state = &fixture.state;
     state.set_phase(&driven.lease, Phase::Finished).await.unwrap();
     state
-        .begin_look(&driven.lease, &FORMS, &strings(&[".."]))
+        .begin_looks(&driven.lease, &[(FORMS, strings(&[".."]))])
         .await
         .unwrap();
     let migration = state.migration(&driven.domain).await.unwrap().unwrap();
@@ -174,11 +187,11 @@ async fn a_range_with_nothing_in_it_was_looked_at_all_the_same() {
     let state = &fixture.state;
     let name = FORMS.name();
     let moved = async || {
-        let ranges = state.look(driven.id, &name).await.unwrap();
+        let ranges = stood(state, &driven, &name).await;
         ranges.iter().map(|(_, cursor)| cursor.has_moved()).collect::<Vec<_>>()
     };
     state
-        .begin_look(&driven.lease, &FORMS, &strings(&["a", "b", "c"]))
+        .begin_looks(&driven.lease, &[(FORMS, strings(&["a", "b", "c"]))])
         .await
         .unwrap();
     assert_eq!(moved().await, [false, false, false]);

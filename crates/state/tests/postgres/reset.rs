@@ -18,7 +18,7 @@ use state::snapshot::{DocKind, SnapshotPart};
 use state::{Kind, MigrationId, Phase, StateError, Status};
 
 use crate::database::soon;
-use crate::fixture::{Driven, Fixture, LONG, intent, operator, staged_form, strings};
+use crate::fixture::{Driven, Fixture, LONG, intent, looked_at, operator, staged_form, strings};
 
 /// What a purge keeps on purpose: the history of commands with how fast they were, and blob changes, which go one by one as
 /// they are undone.
@@ -151,13 +151,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
         ..Cursor::default()
     };
     state
-        .record_look(
-            &driven.lease,
-            &state::look::Look::Couch(DocType::XFormArchived),
-            "..",
-            &cursor,
-            &[("XFormArchived".to_owned(), "m".to_owned())],
-        )
+        .record_looks(&driven.lease, &[looked_at(DocType::XFormArchived, cursor, &["m"])])
         .await
         .unwrap();
     state

@@ -18,19 +18,23 @@ async fn a_document_that_went_back_is_an_error_until_it_is_migrated_again() {
 
     for rev in ["10-b", "10-c", "11-a"] {
         assert!(
-            state.rewound(driven.id, &revision("f", rev)).await.unwrap().is_empty(),
+            state
+                .rewound(driven.id, &[&revision("f", rev)[0]])
+                .await
+                .unwrap()
+                .is_empty(),
             "{rev}"
         );
     }
     for rev in ["9-z", "10-a"] {
         assert_eq!(
-            state.rewound(driven.id, &revision("f", rev)).await.unwrap(),
+            state.rewound(driven.id, &[&revision("f", rev)[0]]).await.unwrap(),
             ["f"],
             "{rev}"
         );
         let read = revision("f", rev);
         let again = state
-            .requeue_changed(&driven.lease, DocType::XFormInstance, &read, 9)
+            .requeue_changed(&driven.lease, &[(DocType::XFormInstance, read)], 9)
             .await;
         assert_eq!(
             again.unwrap(),
@@ -54,7 +58,7 @@ async fn a_document_that_went_back_is_an_error_until_it_is_migrated_again() {
 
     let read = revision("f", "12-a");
     let newer = state
-        .requeue_changed(&driven.lease, DocType::XFormInstance, &read, 9)
+        .requeue_changed(&driven.lease, &[(DocType::XFormInstance, read)], 9)
         .await;
     assert_eq!(newer.unwrap(), 1);
     fixture.stage(&driven, &[("f", "12-a", &["a"])]).await;

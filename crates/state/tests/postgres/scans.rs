@@ -3,9 +3,9 @@
 use proto::doctype::DocType;
 use proto::topology::Stage;
 use state::form_stage::{FailedDoc, FormResults};
-use state::scan::{Cursor, CutLimits, DIFF_PASS, REPLAY_PASS, form_scan};
+use state::scan::{Cursor, CutLimits, DIFF_PASS, REPLAY_PASS, Scanned, form_scan};
 
-use crate::fixture::{Driven, Fixture, strings};
+use crate::fixture::{Driven, Fixture, looked_at, strings};
 
 fn at(id: &str, scanned: i64) -> Cursor {
     Cursor {
@@ -31,6 +31,14 @@ fn in_place_order(ids: &[&str]) -> Vec<String> {
     ids
 }
 
+fn scanned(doc_type: DocType, cursor: Cursor, batches: &[&[String]]) -> Scanned {
+    Scanned {
+        doc_type,
+        cursor,
+        batches: batches.iter().map(|ids| ids.to_vec()).collect(),
+    }
+}
+
 #[tokio::test]
 async fn a_cursor_and_its_batches_are_committed_together() {
     let (fixture, driven) = Fixture::with_domain().await;
@@ -39,7 +47,10 @@ async fn a_cursor_and_its_batches_are_committed_together() {
     let (one, two) = (strings(&["a", "b"]), strings(&["c"]));
     fixture
         .state
-        .insert_scanned(&driven.lease, &scan, &at("c", 3), DocType::XFormInstance, &[&one, &two])
+        .insert_scanned(
+            &driven.lease,
+            &[scanned(DocType::XFormInstance, at("c", 3), &[&one, &two])],
+        )
         .await
         .unwrap();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), at("c", 3));
@@ -54,7 +65,7 @@ async fn when_one_batch_cannot_be_inserted_the_cursor_stays_and_no_batch_is_ther
     let first = strings(&["a"]);
     fixture
         .state
-        .insert_scanned(&driven.lease, &scan, &at("a", 1), DocType::XFormInstance, &[&first])
+        .insert_scanned(&driven.lease, &[scanned(DocType::XFormInstance, at("a", 1), &[&first])])
         .await
         .unwrap();
     let (good, bad) = (strings(&["b"]), strings(&["c\0"]));
@@ -62,14 +73,16 @@ async fn when_one_batch_cannot_be_inserted_the_cursor_stays_and_no_batch_is_ther
         .state
         .insert_scanned(
             &driven.lease,
-            &scan,
-            &at("c", 3),
-            DocType::XFormInstance,
-            &[&good, &bad],
+            &[
+                scanned(DocType::XFormError, at("e", 1), &[&good]),
+                scanned(DocType::XFormInstance, at("c", 3), &[&good, &bad]),
+            ],
         )
         .await
         .unwrap_err();
     assert_eq!(fixture.state.cursor(driven.id, &scan).await.unwrap(), at("a", 1));
+    let others = fixture.state.form_cursors(driven.id, [DocType::XFormError]).await;
+    assert_eq!(others.unwrap(), [(DocType::XFormError, Cursor::default())]);
     assert_eq!(batches(&fixture, &driven, Stage::Form).await, [first]);
 }
 
@@ -83,7 +96,7 @@ async fn a_scan_can_be_opened_again_at_its_end_or_sent_back_to_its_start() {
     };
     fixture
         .state
-        .insert_scanned(&driven.lease, &scan, &done, DocType::XFormArchived, &[])
+        .insert_scanned(&driven.lease, &[scanned(DocType::XFormArchived, done, &[])])
         .await
         .unwrap();
     let scans = [scan.clone()];
@@ -277,13 +290,8 @@ async fn documents_that_failed_or_are_missing_are_tried_again_by_kind() {
     };
     fixture.state.finish_forms(&claim, &results).await.unwrap();
     fixture.execute("delete from batch").await;
-    let cases = [("CommCareCase".to_owned(), "case".to_owned())];
-    let look = state::look::Look::Couch(DocType::CommCareCase);
-    fixture
-        .state
-        .record_look(&driven.lease, &look, "..", &at("x", 1), &cases)
-        .await
-        .unwrap();
+    let looked = looked_at(DocType::CommCareCase, at("x", 1), &["case"]);
+    fixture.state.record_looks(&driven.lease, &[looked]).await.unwrap();
     assert_eq!(fixture.state.requeue_failed(&driven.lease, 2).await.unwrap(), 4);
     let queued: Vec<(String, Vec<String>)> =
         sqlx::query_as("select doc_type, ids from batch where migration_id = $1 order by doc_type, ids")
@@ -329,7 +337,7 @@ async fn documents_that_changed_since_they_were_staged_are_migrated_again() {
     assert_eq!(
         fixture
             .state
-            .requeue_changed(&driven.lease, DocType::XFormInstance, &now, 1)
+            .requeue_changed(&driven.lease, &[(DocType::XFormInstance, now.to_vec())], 1)
             .await
             .unwrap(),
         3

@@ -19,7 +19,6 @@ use serde_json::json;
 use service::names;
 use state::migration::{CommitStep, DriverLease, Migration};
 use state::run::Operator;
-use state::scan::form_scan;
 use tokio::time::Instant;
 
 use super::commit::{Accepted, check};
@@ -293,8 +292,7 @@ async fn settle(context: &Context, domain: &Domain, switched: Duration) -> Resul
 /// Forms that the view lists after the place where the last scan ended, as (type, id).
 pub(super) async fn late_forms(context: &Context, migration: &Migration) -> Result<Vec<(String, String)>> {
     let mut late = Vec::new();
-    for doc_type in DocType::FORMS {
-        let cursor = context.state.cursor(migration.id, &form_scan(doc_type)).await?;
+    for (doc_type, cursor) in context.state.form_cursors(migration.id, DocType::FORMS).await? {
         let page = scan_page_after(context, &migration.domain, doc_type, &cursor, LATE_LISTED).await?;
         let rows = page.rows.iter();
         late.extend(rows.map(|row| (doc_type.as_str().to_owned(), ids::on_record(&row.id))));

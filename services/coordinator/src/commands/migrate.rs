@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::Broker;
 use proto::ids::Domain;
 use serde_json::{Value, json};
 use state::Status;
@@ -21,7 +20,7 @@ use crate::driver::{Driven, MissingDocs, StopSignals, drive};
 use crate::failure::{Exit, Failure, Result};
 use crate::preflight;
 use crate::rules::Mode;
-use crate::workers::Workforce;
+use crate::transport::Transport;
 
 /// Pause between two looks at a run.
 const LOOK: Duration = Duration::from_millis(250);
@@ -195,7 +194,6 @@ pub async fn migrate(
     stop: CancellationToken,
 ) -> Result<Exit> {
     order.check()?;
-    let started = Instant::now();
     if wait == Wait::No && context.state.alive("serve").await? == 0 {
         return Err(Failure::new(
             "C2S-4008",
@@ -203,7 +201,22 @@ pub async fn migrate(
             "start one, or leave --detach out",
         ));
     }
-    let status = Box::pin(may_begin(context, domain, order, Giver::Command)).await?;
+    let transport = Transport::new(context);
+    let migrated = Box::pin(migrate_by(&transport, context, domain, order, wait, stop)).await;
+    transport.close().await;
+    migrated
+}
+
+async fn migrate_by(
+    transport: &Transport,
+    context: &Arc<Context>,
+    domain: &Domain,
+    order: &Order,
+    wait: Wait,
+    stop: CancellationToken,
+) -> Result<Exit> {
+    let started = Instant::now();
+    let status = Box::pin(may_begin(context, domain, order, Giver::Command, transport)).await?;
     // Not before everything else is known to be right: a finish that is refused leaves the domain followed.
     if order.mode == Mode::Finish && !Box::pin(end_following(context, domain, &stop)).await? {
         return Ok(Exit::Stopped);
@@ -214,7 +227,7 @@ pub async fn migrate(
         return Ok(Exit::Clean);
     }
     let display = ProgressDisplay::start(context, domain).await?;
-    let ended = follow(context, &run, stop).await;
+    let ended = follow(context, &run, transport, stop).await;
     display.finish().await;
     let ended = ended?;
     match ended.state {
@@ -262,19 +275,14 @@ async fn is_committed(context: &Context, domain: &Domain) -> Result<bool> {
     Ok(migration.status == Status::Complete && late == 0)
 }
 
-/// What any driver would find missing at once: a run that cannot begin is not put on record, or the next `serve` would
-/// take it up long after the operator has read that it failed.
-async fn servers_are_there(context: &Context) -> Result<()> {
-    preflight::view(context).await?;
-    preflight::tables(context).await?;
-    if context.state.alive("serve").await? == 0 {
-        context.broker().await?.close().await;
-    }
-    Ok(())
-}
-
 /// The checks that need no lease, so that a refusal changes nothing. Gives the status that the migration has.
-async fn may_begin(context: &Arc<Context>, domain: &Domain, order: &Order, giver: Giver) -> Result<Status> {
+async fn may_begin(
+    context: &Arc<Context>,
+    domain: &Domain,
+    order: &Order,
+    giver: Giver,
+    transport: &Transport,
+) -> Result<Status> {
     let doc = DomainDoc::read(&context.domains_db, domain).await?;
     let found = context.state.migration(domain).await?;
     preflight::allowed(context, domain, order.mode, &doc, found.as_ref())?;
@@ -299,7 +307,7 @@ async fn may_begin(context: &Arc<Context>, domain: &Domain, order: &Order, giver
             forecast::within(domain, &ahead, limit)?;
         }
     }
-    servers_are_there(context).await?;
+    transport.servers_are_there().await?;
     Ok(status)
 }
 
@@ -358,12 +366,13 @@ pub(crate) async fn run_listed(
     domain: &Domain,
     order: &Order,
     weight: i16,
+    transport: &Transport,
     stop: CancellationToken,
 ) -> Result<Run> {
     let giver = Giver::List { weight };
-    let status = may_begin(context, domain, order, giver).await?;
+    let status = may_begin(context, domain, order, giver, transport).await?;
     let run = queue(context, domain, order, status, giver).await?;
-    follow(context, &run, stop).await
+    follow(context, &run, transport, stop).await
 }
 
 /// A finish ends a run that only follows: asks it to stop, and waits until it has. False when the operator stops that.
@@ -396,7 +405,7 @@ async fn end_following(context: &Arc<Context>, domain: &Domain, stop: &Cancellat
 }
 
 /// Waits for the end of a run, and drives it when nobody else does. Gives the run as it was last seen.
-pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: CancellationToken) -> Result<Run> {
+async fn follow(context: &Arc<Context>, run: &Run, transport: &Transport, stop: CancellationToken) -> Result<Run> {
     let state = &context.state;
     let started = Instant::now();
     loop {
@@ -414,7 +423,7 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
                 state.end_undriven_run(run.id, RunState::Stopped, STOPPED).await?;
                 continue;
             }
-            drive_here(context, run, &stop).await?;
+            drive_here(context, run, transport, &stop).await?;
             continue;
         }
         tokio::select! {
@@ -424,16 +433,10 @@ pub(crate) async fn follow(context: &Arc<Context>, run: &Run, stop: Cancellation
     }
 }
 
-async fn start_here(context: &Arc<Context>) -> Result<(Arc<dyn Broker>, Option<Workforce>)> {
-    let broker = context.broker().await?;
-    let workforce = Workforce::if_in_process(context, &broker).await?;
-    Ok((broker, workforce))
-}
-
 /// Drives the run in this process; with the in-process broker, the workers are here too.
-async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken) -> Result<()> {
-    let (broker, workforce) = match start_here(context).await {
-        Ok(started) => started,
+async fn drive_here(context: &Arc<Context>, run: &Run, transport: &Transport, stop: &CancellationToken) -> Result<()> {
+    let broker = match transport.broker().await {
+        Ok(broker) => broker,
         Err(failure) => {
             // Nobody is to take the run up long after its operator has read that it failed.
             let outcome = failure.to_string();
@@ -448,12 +451,7 @@ async fn drive_here(context: &Arc<Context>, run: &Run, stop: &CancellationToken)
         operator: stop.clone(),
         ..StopSignals::default()
     };
-    let driven = drive(context, Arc::clone(&broker), run, signals).await;
-    if let Some(workforce) = workforce {
-        workforce.stop().await;
-    }
-    broker.close().await;
-    match driven? {
+    match drive(context, broker, run, signals).await? {
         Driven::Busy => tokio::time::sleep(LOOK).await,
         Driven::Finished | Driven::Stopped | Driven::LeftForOthers => {}
     }

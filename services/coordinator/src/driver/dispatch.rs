@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use broker::{Broker, OutgoingMessage};
@@ -24,6 +24,8 @@ use super::dead_letters;
 
 /// Pause between two looks at the rows. Short beside the time of a batch, long beside the query.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// The first pause of a stage: the only batch of a small domain may be done in less than a [`TICK`].
+const FIRST_BREATH: Duration = Duration::from_millis(5);
 /// Rows that were published this long ago and are not claimed, while the queue is empty, have lost their message.
 const LOST_AFTER: Duration = Duration::from_secs(3);
 /// Ticks between two rounds of housekeeping: expired claims, lost messages, folding.
@@ -43,6 +45,8 @@ pub(crate) struct Dispatcher {
     ticks: AtomicI64,
     /// Batches of this domain that may wait with the broker.
     waiting: AtomicI64,
+    /// The next pause, in microseconds.
+    breath: AtomicU64,
 }
 
 impl Dispatcher {
@@ -56,7 +60,16 @@ impl Dispatcher {
             max_attempts: config.worker.max_attempts,
             ticks: AtomicI64::new(0),
             waiting: AtomicI64::new(window),
+            breath: AtomicU64::new(micros(FIRST_BREATH)),
         }
+    }
+
+    /// How long to wait before the next look: short at first, and by half longer each time, up to a [`TICK`].
+    pub(crate) fn breath(&self) -> Duration {
+        let now = self.breath.load(Ordering::Relaxed);
+        let next = (now + now / 2).min(micros(TICK));
+        self.breath.store(next, Ordering::Relaxed);
+        Duration::from_micros(now)
     }
 
     /// Publishes what is due within the window. Whether the stage has nothing left to do.
@@ -75,8 +88,13 @@ impl Dispatcher {
         }
         let open = self.state.open_batches(id, stage).await?;
         if open.is_drained() {
-            self.state.fold_done(id).await?;
+            if open.done > 0 {
+                self.state.fold_done(id).await?;
+            }
             return Ok(true);
+        }
+        if open.published + open.claimed == 0 {
+            self.breath.store(micros(FIRST_BREATH), Ordering::Relaxed);
         }
         let room = room(self.window, self.waiting.load(Ordering::Relaxed), &open);
         if room > 0 {
@@ -139,12 +157,10 @@ impl Dispatcher {
     /// Publishes everything again that waits for a worker: a driver before this one may have died before it published what
     /// it had marked.
     pub(crate) async fn begin(&self) -> Result<(), StateError> {
-        for stage in Stage::ALL {
-            self.state
-                .forget_published(self.migration.id, stage, Duration::ZERO)
-                .await?;
-        }
-        Ok(())
+        let published = self
+            .state
+            .forget_published(self.migration.id, &Stage::ALL, Duration::ZERO);
+        published.await.map(drop)
     }
 
     async fn keep_house(&self, stage: Stage) -> Result<(), StateError> {
@@ -158,7 +174,7 @@ impl Dispatcher {
         }
         match self.broker.queue_depth(stage).await {
             Ok(0) => {
-                let lost = self.state.forget_published(id, stage, LOST_AFTER).await?;
+                let lost = self.state.forget_published(id, &[stage], LOST_AFTER).await?;
                 if lost > 0 {
                     tracing::warn!(batches = lost, "messages were lost; their batches are published again");
                 }
@@ -168,6 +184,10 @@ impl Dispatcher {
         }
         self.state.fold_done(id).await
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How many batches a domain may have waiting with the broker: its part of the window, by weight.
@@ -204,6 +224,7 @@ mod tests {
             published,
             claimed,
             parked: 0,
+            done: 0,
         };
         assert_eq!(room(16, 2, &open(0, 8)), 2, "workers are idle otherwise");
         assert_eq!(room(16, 2, &open(2, 8)), 0);

@@ -6,7 +6,7 @@ use proto::doctype::DocType;
 use serde_json::Value;
 use state::follow::Follow;
 use state::pace::{Pace, Work};
-use state::scan::{Cursor, form_scan};
+use state::scan::Cursor;
 use state::{Migration, Status};
 
 use super::scan::{DESIGN, VIEW, staged_types};
@@ -107,8 +107,7 @@ pub async fn stopped_for(context: &Context, migration: &Migration) -> Result<Opt
 /// scanned may be counted again.
 async fn new_documents(context: &Context, migration: &Migration) -> Result<i64> {
     let mut all = 0;
-    for doc_type in staged_types() {
-        let cursor = context.state.cursor(migration.id, &form_scan(doc_type)).await?;
+    for (doc_type, cursor) in context.state.form_cursors(migration.id, staged_types()).await? {
         all += documents_after(context, migration, doc_type, &cursor).await?;
     }
     Ok(all)

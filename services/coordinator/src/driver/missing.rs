@@ -7,13 +7,15 @@
 //!
 //! Documents are looked at by ranges that go side by side, and no more than a page of each is ever in memory.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use couch::Outcome;
 use futures::{StreamExt, TryStreamExt, stream};
 use hqsql::FormPlace;
 use proto::doctype::DocType;
 use serde_json::Value;
-use state::look::Look;
+use state::look::{Look, LookedAt};
 use state::scan::Cursor;
 
 use super::ranges::{self, Range};
@@ -61,79 +63,158 @@ pub(super) struct Seen {
 
 /// Looks at all documents.
 pub(super) async fn find(driver: &Driver, begin: Begin, depth: Depth) -> Step<Seen> {
+    let state = &driver.context.state;
     let mut seen = Seen::default();
     let mut parts = Vec::new();
+    let mut begun = Vec::new();
     let mut of_couch = Extent::Small;
+    let mut stood = match begin {
+        Begin::WhereItStood => state.looks(driver.migration.id).await?,
+        Begin::Anew => BTreeMap::new(),
+    };
     for look in Look::all() {
-        let (ranges, resumed) = begin_look(driver, look, begin, of_couch).await?;
-        seen.resumed |= resumed;
+        let ranges = if let Some(open) = open_ranges(stood.remove(&look.name()).unwrap_or_default()) {
+            seen.resumed |= open.has_moved;
+            open.ranges
+        } else {
+            let ranges = new_ranges(driver, look, of_couch).await?;
+            begun.push((look, ranges.iter().map(Range::name).collect()));
+            ranges.into_iter().map(|range| (range, Cursor::default())).collect()
+        };
         if ranges.len() > 1 {
             of_couch = Extent::Large;
         }
         parts.extend(ranges.into_iter().map(|(range, cursor)| (look, range, cursor)));
     }
-    seen.changed = stream::iter(parts)
+    state.begin_looks(&driver.lease, &begun).await?;
+    let ends = stream::iter(parts)
         .map(|(look, range, cursor)| look_at(driver, look, range, cursor, depth))
         .buffer_unordered(AT_ONCE)
-        .try_fold(0, async |sum, changed| Ok(sum + changed))
+        .try_fold(Ends::default(), async |sum, end| Ok(sum.with(end)))
         .await?;
+    seen.changed = ends.changed + end_together(driver, ends.pages, depth).await?;
     if depth == Depth::Revisions {
         seen.changed += find_vanished(driver).await?;
     }
     Ok(seen)
 }
 
-/// The ranges of a look that are not at their end, and whether an earlier one goes on.
-async fn begin_look(driver: &Driver, look: Look, begin: Begin, of_couch: Extent) -> Step<(Vec<(Range, Cursor)>, bool)> {
-    let state = &driver.context.state;
-    if begin == Begin::WhereItStood {
-        let stood = state.look(driver.migration.id, &look.name()).await?;
-        if stood.iter().any(|(_, cursor)| !cursor.complete) {
-            let begun = stood.iter().any(|(_, cursor)| cursor.has_moved());
-            let open = stood.into_iter().filter(|(_, cursor)| !cursor.complete);
-            return Ok((
-                open.map(|(name, cursor)| (Range::parse(&name), cursor)).collect(),
-                begun,
-            ));
-        }
-    }
-    let ranges = match look {
-        Look::Couch(doc_type) => ranges::of_type(driver, doc_type).await?,
-        Look::SqlForms | Look::SqlCases => match of_couch {
-            Extent::Small => vec![Range::default()],
-            Extent::Large => Range::of_ids(),
-        },
-    };
-    let names: Vec<String> = ranges.iter().map(Range::name).collect();
-    state.begin_look(&driver.lease, &look, &names).await?;
-    Ok((
-        ranges.into_iter().map(|range| (range, Cursor::default())).collect(),
-        false,
-    ))
+/// Ranges of a look that are not at their end.
+struct Open {
+    ranges: Vec<(Range, Cursor)>,
+    /// An earlier look goes on, and has looked at something.
+    has_moved: bool,
 }
 
-/// Looks at a range from its cursor on. Gives how many documents have changed.
-async fn look_at(driver: &Driver, look: Look, range: Range, mut cursor: Cursor, depth: Depth) -> Step<u64> {
-    let mut changed = 0;
-    let name = range.name();
+/// What is left of a look that was interrupted; none when it was not.
+fn open_ranges(stood: Vec<(String, Cursor)>) -> Option<Open> {
+    let has_moved = stood.iter().any(|(_, cursor)| cursor.has_moved());
+    let ranges: Vec<(Range, Cursor)> = stood
+        .into_iter()
+        .filter(|(_, cursor)| !cursor.complete)
+        .map(|(name, cursor)| (Range::parse(&name), cursor))
+        .collect();
+    (!ranges.is_empty()).then_some(Open { ranges, has_moved })
+}
+
+async fn new_ranges(driver: &Driver, look: Look, of_couch: Extent) -> Step<Vec<Range>> {
+    match (look, of_couch) {
+        (Look::Couch(doc_type), _) => ranges::of_type(driver, doc_type).await,
+        (_, Extent::Small) => Ok(vec![Range::default()]),
+        (_, Extent::Large) => Ok(Range::of_ids()),
+    }
+}
+
+/// The last page of a range: not compared with what was migrated yet, nor on record.
+struct LastPage {
+    looked: LookedAt,
+    /// Ids of Couch's documents.
+    ids: Vec<String>,
+}
+
+/// The end of one range, or of several.
+#[derive(Default)]
+struct Ends {
+    /// Documents of all pages but the last that have changed.
+    changed: u64,
+    pages: Vec<LastPage>,
+}
+
+impl Ends {
+    fn with(mut self, end: Self) -> Self {
+        self.changed += end.changed;
+        self.pages.extend(end.pages);
+        self
+    }
+}
+
+/// Looks at a range from its cursor on. Its last page is left to [`end_together`], unless the range is one of many.
+async fn look_at(driver: &Driver, look: Look, range: Range, mut cursor: Cursor, depth: Depth) -> Step<Ends> {
+    let mut ends = Ends::default();
     while !cursor.complete {
+        let mut ids = Vec::new();
         let missing = match look {
             Look::Couch(doc_type) => {
-                let ids = driver.page(doc_type, &range, &mut cursor).await?;
-                if depth == Depth::Revisions {
-                    changed += changed_since(driver, doc_type, &ids).await?;
-                }
-                lacking_in_sql(driver, doc_type, ids).await?
+                ids = driver.page(doc_type, &range, &mut cursor).await?;
+                lacking_in_sql(driver, doc_type, ids.clone()).await?
             }
             Look::SqlForms => lacking_in_couch(driver, &range, &mut cursor).await?,
             Look::SqlCases => unmet_cases(driver, &range, &mut cursor).await?,
         };
-        driver
-            .context
-            .state
-            .record_look(&driver.lease, &look, &name, &cursor, &missing)
-            .await?;
+        let looked = LookedAt {
+            look,
+            range: range.name(),
+            cursor: cursor.clone(),
+            missing,
+        };
+        let page = LastPage { looked, ids };
+        if cursor.complete && range == Range::default() {
+            ends.pages.push(page);
+        } else {
+            ends.changed += end_pages(driver, vec![page], depth).await?;
+        }
     }
+    Ok(ends)
+}
+
+/// Ends ranges with as few questions as there may be: a small domain has a handful of documents in each of a dozen ranges.
+/// Gives how many documents have changed.
+async fn end_together(driver: &Driver, pages: Vec<LastPage>, depth: Depth) -> Step<u64> {
+    let most = driver.context.config.driver.scan_page;
+    let mut changed = 0;
+    let mut together: Vec<LastPage> = Vec::new();
+    let mut documents = 0;
+    for page in pages {
+        if documents + page.ids.len() > most && !together.is_empty() {
+            changed += end_pages(driver, std::mem::take(&mut together), depth).await?;
+            documents = 0;
+        }
+        documents += page.ids.len();
+        together.push(page);
+    }
+    if !together.is_empty() {
+        changed += end_pages(driver, together, depth).await?;
+    }
+    Ok(changed)
+}
+
+/// Compares pages with what was migrated, then puts them on record. Gives how many documents have changed.
+async fn end_pages(driver: &Driver, pages: Vec<LastPage>, depth: Depth) -> Step<u64> {
+    let mut of_couch = Vec::new();
+    let mut looked = Vec::with_capacity(pages.len());
+    for page in pages {
+        if let Look::Couch(doc_type) = page.looked.look
+            && !page.ids.is_empty()
+        {
+            of_couch.push((doc_type, page.ids));
+        }
+        looked.push(page.looked);
+    }
+    let changed = match depth {
+        Depth::Revisions => changed_since(driver, &of_couch).await?,
+        Depth::Existence => 0,
+    };
+    driver.context.state.record_looks(&driver.lease, &looked).await?;
     Ok(changed)
 }
 
@@ -250,7 +331,8 @@ impl HasId for FormPlace {
 async fn find_vanished(driver: &Driver) -> Step<u64> {
     let context = &driver.context;
     let state = &context.state;
-    let page = i64::try_from(context.config.driver.scan_page).unwrap_or(i64::MAX);
+    let limit = context.config.driver.scan_page;
+    let page = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut vanished = 0;
     let mut after = String::new();
     loop {
@@ -260,9 +342,14 @@ async fn find_vanished(driver: &Driver) -> Step<u64> {
         after.clone_from(last);
         let gone = absent(driver, &ids).await?;
         vanished += gone.len() as u64;
-        state
-            .requeue_forms(&driver.lease, &gone, false, context.config.driver.form_batch)
-            .await?;
+        if !gone.is_empty() {
+            state
+                .requeue_forms(&driver.lease, &gone, false, context.config.driver.form_batch)
+                .await?;
+        }
+        if ids.len() < limit {
+            break;
+        }
     }
     after.clear();
     loop {
@@ -272,7 +359,12 @@ async fn find_vanished(driver: &Driver) -> Step<u64> {
         after.clone_from(last);
         let gone = absent(driver, &ids).await?;
         vanished += gone.len() as u64;
-        state.request_diff(&driver.lease, Some(&gone)).await?;
+        if !gone.is_empty() {
+            state.request_diff(&driver.lease, Some(&gone)).await?;
+        }
+        if ids.len() < limit {
+            return Ok(vanished);
+        }
     }
 }
 
@@ -313,32 +405,52 @@ fn has_late_action(case: &Value, cutoff: DateTime<Utc>) -> bool {
     })
 }
 
-async fn changed_since(driver: &Driver, doc_type: DocType, ids: &[String]) -> Step<u64> {
+/// Has documents, by type, that are not what was migrated or compared migrated or compared again. Gives how many.
+async fn changed_since(driver: &Driver, documents: &[(DocType, Vec<String>)]) -> Step<u64> {
     let context = &driver.context;
-    let present = context.forms_db.all_docs_exist(ids).await?;
-    let revisions: Vec<(String, String)> = present
-        .into_iter()
-        .filter_map(|(id, rev)| rev.map(|rev| (id, rev)))
-        .collect();
-    let batch = context.config.driver.form_batch;
-    let state = &context.state;
-    if doc_type != DocType::CommCareCase {
-        record_rewound(driver, doc_type, &revisions).await?;
+    let ids: Vec<&String> = documents.iter().flat_map(|(_, ids)| ids).collect();
+    if ids.is_empty() {
+        return Ok(0);
     }
-    let is_case = matches!(doc_type, DocType::CommCareCase | DocType::CommCareCaseDeleted);
-    let rediffed = if is_case {
-        state.rediff_changed(&driver.lease, &revisions).await?
-    } else {
-        0
-    };
-    let staged = if doc_type == DocType::CommCareCase {
-        state.requeue_revived(&driver.lease, ids, batch).await?
-    } else {
-        state
-            .requeue_changed(&driver.lease, doc_type, &revisions, batch)
-            .await?
-    };
-    Ok(rediffed + u64::try_from(staged).unwrap_or(u64::MAX))
+    let present = context.forms_db.all_docs_exist(&ids).await?;
+    let revisions: BTreeMap<String, String> = present.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect();
+    let by_type: Vec<(DocType, Vec<(String, String)>)> = documents
+        .iter()
+        .map(|(doc_type, ids)| {
+            let known = ids.iter().filter_map(|id| revisions.get_key_value(id));
+            (*doc_type, known.map(|(id, rev)| (id.clone(), rev.clone())).collect())
+        })
+        .collect();
+    // A live case is staged by its forms.
+    let (live_cases, staged): (Vec<_>, Vec<_>) = by_type
+        .into_iter()
+        .partition(|(doc_type, _)| *doc_type == DocType::CommCareCase);
+    record_rewound(driver, &staged).await?;
+    let cases: Vec<(String, String)> = live_cases
+        .iter()
+        .chain(&staged)
+        .filter(|(doc_type, _)| !doc_type.is_form())
+        .flat_map(|(_, revisions)| revisions.iter().cloned())
+        .collect();
+    let state = &context.state;
+    let batch = context.config.driver.form_batch;
+    let mut changed = 0;
+    if !cases.is_empty() {
+        changed += state.rediff_changed(&driver.lease, &cases).await?;
+    }
+    let live: Vec<String> = documents
+        .iter()
+        .filter(|(doc_type, _)| *doc_type == DocType::CommCareCase)
+        .flat_map(|(_, ids)| ids.iter().cloned())
+        .collect();
+    let mut again = 0;
+    if !live.is_empty() {
+        again += state.requeue_revived(&driver.lease, &live, batch).await?;
+    }
+    if !staged.is_empty() {
+        again += state.requeue_changed(&driver.lease, &staged, batch).await?;
+    }
+    Ok(changed + u64::try_from(again).unwrap_or(u64::MAX))
 }
 
 /// Asks SQL again for the documents on the list of those that it lacks, and takes off the list what is there now.
@@ -373,22 +485,36 @@ pub(super) async fn recheck(driver: &Driver) -> Step<u64> {
 
 /// Documents of which Couch has an older revision than the one that was migrated. They are read once more before they are
 /// held against Couch: one node of a cluster may be behind the others for a moment.
-pub(super) async fn record_rewound(driver: &Driver, doc_type: DocType, revisions: &[(String, String)]) -> Step<()> {
+pub(super) async fn record_rewound(driver: &Driver, documents: &[(DocType, Vec<(String, String)>)]) -> Step<()> {
     let state = &driver.context.state;
-    let suspects = state.rewound(driver.migration.id, revisions).await?;
+    let all: Vec<&(String, String)> = documents.iter().flat_map(|(_, revisions)| revisions).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let suspects: BTreeSet<String> = state.rewound(driver.migration.id, &all).await?.into_iter().collect();
     if suspects.is_empty() {
         return Ok(());
     }
-    let again = driver.context.forms_db.all_docs_exist(&suspects).await?;
-    let again: Vec<(String, String)> = again.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect();
-    let rewound = state.record_rewound(&driver.lease, doc_type, &again).await?;
-    if rewound > 0 {
-        tracing::warn!(
-            code = "C2S-2360",
-            documents = rewound,
-            doc_type = doc_type.as_str(),
-            "Couch has older revisions of documents than those that were migrated"
-        );
+    for (doc_type, revisions) in documents {
+        let ids: Vec<&String> = revisions
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| suspects.contains(*id))
+            .collect();
+        if ids.is_empty() {
+            continue;
+        }
+        let again = driver.context.forms_db.all_docs_exist(&ids).await?;
+        let again: Vec<(String, String)> = again.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect();
+        let rewound = state.record_rewound(&driver.lease, *doc_type, &again).await?;
+        if rewound > 0 {
+            tracing::warn!(
+                code = "C2S-2360",
+                documents = rewound,
+                doc_type = doc_type.as_str(),
+                "Couch has older revisions of documents than those that were migrated"
+            );
+        }
     }
     Ok(())
 }

@@ -314,7 +314,7 @@ impl Driver {
                 } else if drained {
                     tokio::select! {
                         () = scanned.cancelled() => {}
-                        paused = self.pause(dispatch::TICK) => paused?,
+                        paused = self.pause(self.dispatcher.breath()) => paused?,
                     }
                 }
             }
@@ -332,13 +332,14 @@ impl Driver {
         };
         // A replay may make cases dirty again, as many as it has done: it refuses a form, and the form's other cases follow.
         // Cases whose batch was set aside stay dirty; they are on record, no pass can help them, and none is cut for them.
-        loop {
+        while state.has_replays(self.migration.id).await? {
             let drained = state.open_batches(self.migration.id, Stage::Case).await?.is_drained();
             state.restart_scan(&self.lease, REPLAY_PASS).await?;
             if self.pass(Stage::Case, &limits).await? == 0 && drained {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     async fn diff(&self, which: CaseDiff) -> Step<()> {
@@ -389,18 +390,17 @@ impl Driver {
     /// Compares until nothing is pending, or nothing gets less.
     async fn compare_pending(&self, limits: &CutLimits) -> Step<()> {
         let state = &self.context.state;
-        loop {
-            let (_, before) = state.pending_cases(self.migration.id).await?;
-            if before == 0 {
-                return Ok(());
-            }
+        let (_, mut pending) = state.pending_cases(self.migration.id).await?;
+        while pending > 0 {
             state.restart_scan(&self.lease, DIFF_PASS).await?;
             self.pass(Stage::Diff, limits).await?;
             let (_, after) = state.pending_cases(self.migration.id).await?;
-            if after >= before {
+            if after >= pending {
                 return Ok(());
             }
+            pending = after;
         }
+        Ok(())
     }
 
     /// One pass over the pending cases: cuts batches as workers take them, until all are done. Gives how many were cut.
@@ -416,7 +416,8 @@ impl Driver {
                     Stage::Diff => state.cut_diff_batches(&self.lease, limits).await?,
                     _ => state.cut_case_batches(&self.lease, limits).await?,
                 };
-                at_end = cut == 0;
+                // Fewer than were allowed: whatever comes now is for the next pass.
+                at_end = cut < limits.batches;
                 batches += cut;
             }
             if self.tick(stage).await? && at_end {
@@ -464,8 +465,12 @@ impl Driver {
     async fn tick(&self, stage: Stage) -> Step<bool> {
         let drained = self.dispatcher.tick(stage).await?;
         self.stop_on_error().await?;
-        self.pause(if drained { Duration::ZERO } else { dispatch::TICK })
-            .await?;
+        self.pause(if drained {
+            Duration::ZERO
+        } else {
+            self.dispatcher.breath()
+        })
+        .await?;
         Ok(drained)
     }
 

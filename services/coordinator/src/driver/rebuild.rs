@@ -76,7 +76,7 @@ async fn documents(driver: &Driver, doc_type: DocType) -> Step<usize> {
             .filter_map(|(id, rev)| rev.map(|rev| (id, rev)))
             .collect();
         let changed = state
-            .requeue_changed(&driver.lease, doc_type, &revisions, batch)
+            .requeue_changed(&driver.lease, &[(doc_type, revisions)], batch)
             .await?;
         queued += lost.len() + changed;
     }

@@ -5,7 +5,7 @@ use couch::{Cursor as ViewCursor, ViewPage};
 use proto::doctype::DocType;
 use proto::ids::Domain;
 use state::StateError;
-use state::scan::{Cursor, form_scan};
+use state::scan::{Cursor, Scanned, form_scan};
 
 use super::ranges::{self, Range};
 use super::{Driver, Step, ids};
@@ -136,34 +136,39 @@ pub(super) async fn reopen(driver: &Driver) -> Step<()> {
     Ok(driver.context.state.reopen_scans(&driver.lease, &scans).await?)
 }
 
-/// Scans all types, from where each scan stands.
+/// Scans all types, from where each scan stands, by windows: the ids of a window are sorted before they are cut into batches,
+/// since Couch reads documents of neighbouring ids at a fraction of the cost of random ones. Types with less than a batch of
+/// documents wait for each other: those of a small domain are put on record together.
 pub(super) async fn scan_all(driver: &Driver) -> Step<()> {
-    for doc_type in staged_types() {
-        scan_type(driver, doc_type).await?;
-    }
-    Ok(())
-}
-
-/// Scans one type by windows: the ids of a window are sorted before they are cut into batches, since Couch reads documents
-/// of neighbouring ids at a fraction of the cost of random ones.
-async fn scan_type(driver: &Driver, doc_type: DocType) -> Step<()> {
     let state = &driver.context.state;
     let settings = &driver.context.config.driver;
-    let scan = form_scan(doc_type);
-    let mut cursor = state.cursor(driver.migration.id, &scan).await?;
-    while !cursor.complete {
-        let mut ids = Vec::new();
-        while !cursor.complete && ids.len() < settings.scan_window {
-            ids.extend(driver.page(doc_type, &Range::default(), &mut cursor).await?);
+    let mut found: Vec<Scanned> = Vec::new();
+    let mut documents = 0;
+    for (doc_type, mut cursor) in state.form_cursors(driver.migration.id, staged_types()).await? {
+        while !cursor.complete {
+            let mut ids = Vec::new();
+            while !cursor.complete && ids.len() < settings.scan_window {
+                ids.extend(driver.page(doc_type, &Range::default(), &mut cursor).await?);
+            }
+            if driver.unmet_only && !ids.is_empty() {
+                ids = state.unmet(driver.migration.id, &ids).await?;
+            }
+            ids.sort_unstable();
+            documents += ids.len();
+            found.push(Scanned {
+                doc_type,
+                cursor: cursor.clone(),
+                batches: ids.chunks(settings.form_batch).map(<[String]>::to_vec).collect(),
+            });
+            if documents >= settings.form_batch {
+                state.insert_scanned(&driver.lease, &found).await?;
+                found.clear();
+                documents = 0;
+            }
         }
-        if driver.unmet_only {
-            ids = state.unmet(driver.migration.id, &ids).await?;
-        }
-        ids.sort_unstable();
-        let batches: Vec<&[String]> = ids.chunks(settings.form_batch).collect();
-        state
-            .insert_scanned(&driver.lease, &scan, &cursor, doc_type, &batches)
-            .await?;
+    }
+    if !found.is_empty() {
+        state.insert_scanned(&driver.lease, &found).await?;
     }
     Ok(())
 }
@@ -196,7 +201,7 @@ pub(super) async fn record_all_cases(driver: &Driver) -> Step<()> {
             let ids = target
                 .case_ids_after(shard, &driver.migration.domain, after, settings.scan_page)
                 .await?;
-            cursor.complete = ids.is_empty();
+            cursor.complete = ids.len() < settings.scan_page;
             cursor.after_id = ids.last().cloned().or(cursor.after_id);
             cursor.scanned += i64::try_from(ids.len()).unwrap_or(0);
             state.record_cases(&driver.lease, &scan, &cursor, &ids).await?;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::driver::{DESIGN, VIEW, all_of};
 use crate::failure::{Exit, Failure, Result};
+use crate::transport::Transport;
 
 pub use arguments::MultipleArgs;
 pub use list::read_list;
@@ -120,6 +121,8 @@ struct Work {
     order: ListOrder,
     /// By the state server's clock.
     began: DateTime<Utc>,
+    /// One connection for all its domains.
+    transport: Transport,
     stop: CancellationToken,
 }
 
@@ -137,11 +140,14 @@ pub async fn migrate_all(
         context: Arc::clone(context),
         order,
         began: context.state.now().await?,
+        transport: Transport::new(context),
         stop: stop.clone(),
     });
     let mut report = Report::new(domains.len());
     let queue = Queue::new(sizes(context, domains).await, order.at_most);
-    run_queue(&work, queue, &mut report).await?;
+    let worked = run_queue(&work, queue, &mut report).await;
+    work.transport.close().await;
+    worked?;
     let report = report.ended();
     match order.printed {
         Printed::Json => println!("{}", report.to_json()),

@@ -280,7 +280,15 @@ fn left_alone(work: &Work, migration: &Migration, is_ours: bool) -> Option<&'sta
 
 async fn run(work: &Work, domain: &Domain, mode: Mode, stop: &CancellationToken) -> Result<Run> {
     let weight = work.order.priority.weight();
-    run_listed(&work.context, domain, &mode.into(), weight, stop.clone()).await
+    run_listed(
+        &work.context,
+        domain,
+        &mode.into(),
+        weight,
+        &work.transport,
+        stop.clone(),
+    )
+    .await
 }
 
 /// What a run came to that did not go through all phases.
