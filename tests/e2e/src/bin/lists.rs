@@ -1,8 +1,10 @@
-//! One list of many small domains and a large one: do the small ones finish at the pace of small ones?
+//! Many small domains and a large one in lists: do the small ones finish at the pace of small ones, and do two lists share
+//! them without doing one twice?
 //!
-//! First a few small domains in a list by themselves, for comparison. Then all others in one list, the large one at its top;
-//! with `--coordinators 2`, the same list is started twice at once. What counts is that every domain is migrated, and none
-//! twice; the figures are printed.
+//! Three lists, one after the other, each of small domains of its own: a few one at a time, with nothing beside them; many
+//! beside the large one, by one coordinator; many by several coordinators that are given the same list at once. At the end a
+//! few are migrated live, by several coordinators too, and left so. Whatever the times are: it fails when a domain was not
+//! brought to the end that was asked for, was driven more than once, or had a document staged twice.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -17,16 +19,18 @@ use serde_json::Value;
 
 const COMMAND: &str = "migrate_multiple_domains_from_couch_to_sql";
 const LARGE: &str = "large";
-/// Small domains that are migrated by themselves, for comparison.
-const BY_THEMSELVES: usize = 12;
+/// Small domains that are migrated one at a time, for comparison.
+const ALONE: usize = 12;
+/// Small domains that are left live.
+const LIVE: usize = 12;
 /// A measurement may be long.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
-/// Migrates many small domains and a large one in one list, and prints how long each took.
+/// Migrates many small domains and a large one in lists, and prints how long each took.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// Small domains
+    /// Small domains beside the large one, and as many again for several coordinators
     #[arg(long, default_value_t = 200)]
     small: usize,
     /// Forms of each small domain
@@ -35,12 +39,12 @@ struct Arguments {
     /// Forms of the large domain
     #[arg(long, default_value_t = 20_000)]
     large_forms: usize,
-    /// Domains at a time
+    /// Domains of a list at a time
     #[arg(long, default_value_t = 4)]
     at_most: usize,
-    /// Coordinators that are given the list at the same time
-    #[arg(long, default_value_t = 1)]
-    coordinators: usize,
+    /// Coordinators that are given the same list at once
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
+    coordinators: u8,
     /// Workers of each kind
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -65,16 +69,62 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Seconds.
+/// A list, and what is to become of its domains.
+struct List<'a> {
+    domains: Vec<String>,
+    /// Coordinators that are given it at once.
+    coordinators: usize,
+    at_most: usize,
+    /// More options of the command.
+    flags: &'a [&'a str],
+    /// What each domain's result is called in the summary.
+    result: &'static str,
+    /// The status of each migration afterwards.
+    status: &'static str,
+    /// Whether each Domain document says SQL afterwards.
+    on_sql: bool,
+}
+
+impl<'a> List<'a> {
+    fn committed(domains: Vec<String>, coordinators: usize, at_most: usize) -> Self {
+        Self {
+            domains,
+            coordinators,
+            at_most,
+            flags: &[],
+            result: "migrated",
+            status: "complete",
+            on_sql: true,
+        }
+    }
+}
+
+/// How a list went.
+struct Listed {
+    /// Seconds of each domain, by whoever did it.
+    seconds: BTreeMap<String, f64>,
+    /// Domains that each coordinator has done.
+    shares: Vec<usize>,
+    whole: f64,
+}
+
+impl Listed {
+    fn of_each(&self) -> Vec<f64> {
+        self.seconds.values().copied().collect()
+    }
+}
+
 struct Figures {
-    /// Small domains by themselves.
     alone: Vec<f64>,
-    /// Small domains beside the large one.
+    /// Transactions of the state database for each of these.
+    transactions: i64,
     beside: Vec<f64>,
     large: f64,
-    /// From the start of the list to the end of the last small domain.
+    /// Seconds from the start of the list to the end of the last small domain.
     small_done: f64,
     whole_list: f64,
+    shared: Listed,
+    live: Listed,
 }
 
 async fn run(arguments: &Arguments) -> Result<Figures> {
@@ -84,11 +134,14 @@ async fn run(arguments: &Arguments) -> Result<Figures> {
         ..Options::default()
     };
     let mut world = World::start(options).await?;
-    let compared: Vec<String> = (0..BY_THEMSELVES).map(|number| format!("alone-{number}")).collect();
-    let small: Vec<String> = (0..arguments.small).map(|number| format!("small-{number}")).collect();
-    for (number, name) in compared.iter().chain(&small).enumerate() {
+    let names =
+        |kind: &str, count: usize| -> Vec<String> { (0..count).map(|number| format!("{kind}-{number}")).collect() };
+    let (alone, beside) = (names("alone", ALONE), names("small", arguments.small));
+    let (shared, live) = (names("shared", arguments.small), names("live", LIVE));
+    let small: Vec<&String> = alone.iter().chain(&beside).chain(&shared).chain(&live).collect();
+    for (number, name) in small.iter().enumerate() {
         let seed = arguments.seed + number as u64;
-        let options = generator::Options::new(name, arguments.small_forms, seed);
+        let options = generator::Options::new(name.as_str(), arguments.small_forms, seed);
         world.load_streamed(&options).await?;
     }
     world
@@ -98,20 +151,16 @@ async fn run(arguments: &Arguments) -> Result<Figures> {
         .target()
         .batch_execute("analyze blobs_blobmeta; checkpoint")
         .await?;
-    eprintln!(
-        "{} small domains and a large one are loaded",
-        compared.len() + small.len()
-    );
+    eprintln!("{} small domains and a large one are loaded", small.len());
+    let loaded = small.len() + 1;
+    let several = usize::from(arguments.coordinators);
 
-    let alone = in_one_list(&mut world, arguments, 1, &compared).await?;
-    let everything: Vec<String> = std::iter::once(LARGE.to_owned()).chain(small.iter().cloned()).collect();
-    let started = Instant::now();
-    let mut beside = in_one_list(&mut world, arguments, arguments.coordinators.max(1), &everything).await?;
-    let whole_list = started.elapsed().as_secs_f64();
+    let before = transactions(&world).await?;
+    let alone = migrate(&mut world, List::committed(alone, 1, 1)).await?;
+    let transactions = (transactions(&world).await? - before) / i64::try_from(ALONE)?;
 
-    let runs = world.number("select count(*) from run").await?;
-    let domains = compared.len() + everything.len();
-    ensure!(usize::try_from(runs)? == domains, "{runs} runs for {domains} domains");
+    let everything = std::iter::once(LARGE.to_owned()).chain(beside).collect();
+    let mut beside = migrate(&mut world, List::committed(everything, 1, arguments.at_most)).await?;
     let small_done: f64 = world
         .state()
         .query_one(
@@ -121,96 +170,191 @@ async fn run(arguments: &Arguments) -> Result<Figures> {
         )
         .await?
         .try_get(0)?;
-    let large = beside.remove(LARGE).context("the large domain is not in the summary")?;
+    let large = beside
+        .seconds
+        .remove(LARGE)
+        .context("the large domain is not in the summary")?;
+
+    let shared = migrate(&mut world, List::committed(shared, several, arguments.at_most)).await?;
+    let live = List {
+        flags: &["--live"],
+        result: "live",
+        status: "dry_run",
+        on_sql: false,
+        ..List::committed(live, several, arguments.at_most)
+    };
+    let live = migrate(&mut world, live).await?;
+
+    none_twice(&world, loaded).await?;
     world.end()?;
     Ok(Figures {
-        alone: alone.into_values().collect(),
-        beside: beside.into_values().collect(),
+        alone: alone.of_each(),
+        transactions,
+        beside: beside.of_each(),
         large,
         small_done,
-        whole_list,
+        whole_list: beside.whole,
+        shared,
+        live,
     })
 }
 
-/// Gives the list to so many coordinators. Seconds of each domain, by whoever did it; every domain must be on SQL at the end.
-async fn in_one_list(
-    world: &mut World,
-    arguments: &Arguments,
-    coordinators: usize,
-    domains: &[String],
-) -> Result<BTreeMap<String, f64>> {
-    let path = world.folder().join("list.txt");
-    std::fs::write(&path, domains.join("\n"))?;
-    let (list, at_most) = (path.to_string_lossy().into_owned(), arguments.at_most.to_string());
-    let mut commands = Vec::new();
-    for _ in 0..coordinators {
-        commands.push(world.begin(&[COMMAND, "--json", "--at-most", &at_most, &list])?);
-    }
-    let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
-    for command in commands {
-        let output = command.end(PATIENCE).await?;
-        for (domain, took) in migrated(&output)? {
-            let before = seconds.insert(domain.clone(), took);
-            ensure!(before.is_none(), "{domain} was migrated by two lists");
-        }
-    }
-    for domain in domains {
-        ensure!(seconds.contains_key(domain), "{domain} was migrated by nobody");
-        let switch = &world.source().domain_doc(domain).await?["use_sql_backend"];
-        ensure!(*switch == true, "{domain} is not on SQL");
-    }
-    Ok(seconds)
+/// Transactions of the state database so far, as its server counts them: some of the last second may be missing.
+async fn transactions(world: &World) -> Result<i64> {
+    world
+        .number("select xact_commit + xact_rollback from pg_stat_database where datname = current_database()")
+        .await
 }
 
-/// The domains that this command has migrated, with their seconds.
-fn migrated(output: &Output) -> Result<Vec<(String, f64)>> {
+/// Gives the list to its coordinators. Every domain must be done by one of them, and be what it was to become.
+async fn migrate(world: &mut World, list: List<'_>) -> Result<Listed> {
+    let path = world.folder().join("list.txt");
+    std::fs::write(&path, list.domains.join("\n"))?;
+    let (file, at_most) = (path.to_string_lossy().into_owned(), list.at_most.to_string());
+    let mut arguments = vec![COMMAND, "--json", "--at-most", &at_most, &file];
+    arguments.extend(list.flags);
+    let started = Instant::now();
+    let mut commands = Vec::new();
+    for _ in 0..list.coordinators {
+        commands.push(world.begin(&arguments)?);
+    }
+    let (mut seconds, mut shares) = (BTreeMap::new(), Vec::new());
+    for command in commands {
+        let output = command.end(PATIENCE).await?;
+        let done = done(&output, list.result, list.domains.len())?;
+        shares.push(done.len());
+        for (domain, took) in done {
+            let before = seconds.insert(domain.clone(), took);
+            ensure!(before.is_none(), "{domain} was done by two lists");
+        }
+    }
+    let whole = started.elapsed().as_secs_f64();
+    for domain in &list.domains {
+        ensure!(seconds.contains_key(domain), "{domain} was done by nobody");
+        let doc = world.source().domain_doc(domain).await?;
+        ensure!(
+            doc["use_sql_backend"].as_bool().unwrap_or_default() == list.on_sql,
+            "{domain} is on the wrong backend"
+        );
+    }
+    let others: Vec<String> = world
+        .state()
+        .query(
+            "select domain from migration where domain = any($1) and status <> $2 order by 1",
+            &[&list.domains, &list.status],
+        )
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    ensure!(others.is_empty(), "not {}: {}", list.status, others.join(", "));
+    Ok(Listed { seconds, shares, whole })
+}
+
+/// The domains that this command has done itself, with their seconds. It must tell of every domain of the list.
+fn done(output: &Output, result: &str, listed: usize) -> Result<Vec<(String, f64)>> {
     let summary: Value = serde_json::from_str(&output.stdout).with_context(|| output.told())?;
     ensure!(output.status == Some(0), "{}", output.told());
-    let rows = summary["domains"].as_array().into_iter().flatten();
-    rows.filter(|row| row["result"] == "migrated")
-        .map(|row| {
-            let domain = row["domain"].as_str().context("a name")?;
-            let seconds = row["seconds"].as_f64().context("seconds")?;
-            Ok((domain.to_owned(), seconds))
-        })
-        .collect()
+    let rows = summary["domains"].as_array().map_or(&[][..], Vec::as_slice);
+    ensure!(rows.len() == listed, "{} rows for {listed} domains", rows.len());
+    let mut done = Vec::new();
+    for row in rows {
+        let domain = row["domain"].as_str().context("a name")?;
+        match row["result"].as_str().unwrap_or_default() {
+            found if found == result => done.push((domain.to_owned(), row["seconds"].as_f64().context("seconds")?)),
+            "by_another_list" => {}
+            found => anyhow::bail!("{domain} is {found}: {}", row["detail"]),
+        }
+    }
+    Ok(done)
+}
+
+/// Every domain has one run, which one process has driven to its end, and none of its documents was staged twice.
+async fn none_twice(world: &World, domains: usize) -> Result<()> {
+    for (what, query) in [
+        (
+            "runs that have not ended well",
+            "select m.domain || ': ' || r.state from run r join migration m on m.id = r.migration_id
+             where r.state <> 'finished' order by 1",
+        ),
+        (
+            "domains with another number of runs than one",
+            "select m.domain || ': ' || count(r.id) from migration m left join run r on r.migration_id = m.id
+             group by m.domain having count(r.id) <> 1 order by 1",
+        ),
+        (
+            "domains with documents that were staged twice, or never",
+            "select m.domain || ': ' || coalesce(t.items, 0) || ' of ' || d.documents from migration m
+             cross join lateral (select count(*) as documents from doc_revision d where d.migration_id = m.id) d
+             left join lateral (select sum(items) as items from stage_total t
+                                where t.migration_id = m.id and t.stage = 'form') t on true
+             where t.items is distinct from d.documents order by 1",
+        ),
+    ] {
+        let rows = world.state().query(query, &[]).await?;
+        let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        ensure!(found.is_empty(), "{what}: {}", found.join(", "));
+    }
+    let runs = world.number("select count(*) from run").await?;
+    ensure!(usize::try_from(runs)? == domains, "{runs} runs for {domains} domains");
+    Ok(())
 }
 
 impl Figures {
     fn print(&self, arguments: &Arguments) {
         println!(
-            "{} domains of {} forms and one of {}, {} at a time, {} coordinators, {} workers of each kind",
-            arguments.small,
-            arguments.small_forms,
-            arguments.large_forms,
-            arguments.at_most,
-            arguments.coordinators,
-            arguments.workers
+            "lists of {} domains of {} forms, one of {} forms beside the first; {} at a time, {} workers of each kind",
+            arguments.small, arguments.small_forms, arguments.large_forms, arguments.at_most, arguments.workers
         );
+        let shared = self.shared.of_each();
         for (what, seconds) in [
-            ("small, by themselves: median", part(&self.alone, 50)),
+            ("small, one at a time: median", part(&self.alone, 50)),
             ("small, beside the large one: median", part(&self.beside, 50)),
             ("small, beside the large one: slowest of ten", part(&self.beside, 90)),
             ("small, beside the large one: slowest", part(&self.beside, 100)),
-            ("all small ones were done after", self.small_done),
+            ("all small ones beside it were done after", self.small_done),
             ("the large one", self.large),
-            ("the whole list", self.whole_list),
+            ("that list", self.whole_list),
+            ("small, several coordinators: median", part(&shared, 50)),
+            ("small, several coordinators: slowest", part(&shared, 100)),
+            ("that list", self.shared.whole),
         ] {
             println!("{what:<46} {seconds:>8.1} s");
         }
         println!(
-            "lists: ok small={} large_forms={} small_median_seconds={:.1} alone_median_seconds={:.1} small_done_seconds={:.1} \
-             large_seconds={:.1} list_seconds={:.1} coordinators={}",
+            "state transactions of a small domain: {}; domains done by each of {} coordinators: {}; left live: {}",
+            self.transactions,
+            arguments.coordinators,
+            told(&self.shared.shares),
+            told(&self.live.shares)
+        );
+        println!(
+            "lists: ok small={} small_forms={} large_forms={} alone_median_seconds={:.1} alone_transactions={} \
+             small_median_seconds={:.1} small_slowest_seconds={:.1} small_done_seconds={:.1} large_seconds={:.1} \
+             list_seconds={:.1} coordinators={} shared_median_seconds={:.1} shared_list_seconds={:.1} shares={} \
+             live_shares={}",
             arguments.small,
+            arguments.small_forms,
             arguments.large_forms,
-            part(&self.beside, 50),
             part(&self.alone, 50),
+            self.transactions,
+            part(&self.beside, 50),
+            part(&self.beside, 100),
             self.small_done,
             self.large,
             self.whole_list,
-            arguments.coordinators
+            arguments.coordinators,
+            part(&shared, 50),
+            self.shared.whole,
+            told(&self.shared.shares),
+            told(&self.live.shares)
         );
     }
+}
+
+fn told(shares: &[usize]) -> String {
+    let shares: Vec<String> = shares.iter().map(usize::to_string).collect();
+    shares.join("/")
 }
 
 /// The value below which this share of the values lies.
