@@ -198,3 +198,110 @@ fn attachments(db_name: &str, form_id: &str, document: &Value) -> Vec<(String, O
     let refs = blobs::blob_refs(db_name, form_id, document).unwrap_or_default();
     refs.into_iter().map(|blob| (blob.name, blob.content_length)).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use bytes::Bytes;
+    use proto::ids::Domain;
+    use serde_json::json;
+
+    use super::*;
+
+    const LEDGER: &str = r#"<balance xmlns="http://commcarehq.org/ledger/v1" entity-id="c" section-id="stock">
+        <entry id="soap" quantity="5"/></balance>"#;
+
+    fn document() -> Value {
+        json!({"_id": "f", "doc_type": "XFormInstance", "domain": "d", "received_on": "2020-03-01T10:00:00.000000Z",
+            "problem": "broken", "initial_processing_complete": false,
+            "external_blobs": {"a.jpg": {"key": "k", "content_length": 7}},
+            "form": {"meta": {"userID": "u"}, "case": {"@case_id": "c", "@date_modified": "2020-03-01T09:00:00.000000Z",
+                "@xmlns": "http://commcarehq.org/case/transaction/v2", "update": {"age": "27"}}}})
+    }
+
+    fn with(change: impl FnOnce(&mut Value)) -> CouchForm {
+        let mut document = document();
+        change(&mut document);
+        CouchForm {
+            document: Some(document),
+            xml: Some(Bytes::from_static(b"<data/>")),
+        }
+    }
+
+    /// What a form does to case `c`; the outer option is none if the case cannot be rebuilt.
+    fn gathered(form: &CouchForm) -> Option<Vec<FormOfCase>> {
+        let sides = Sides {
+            domain: Domain::new("d"),
+            couch: HashMap::new(),
+            sql: HashMap::new(),
+            no_action: HashSet::new(),
+            couch_stock: false,
+        };
+        let mut gathered: Gathered<'_> = HashMap::from([("c", Some(Vec::new())), ("other", Some(Vec::new()))]);
+        gather(&mut gathered, &sides, ("f", form), &["c"], "db");
+        assert_eq!(gathered["other"], Some(Vec::new()), "the form was not asked for it");
+        gathered.remove("c").unwrap()
+    }
+
+    #[test]
+    fn a_normal_form_counts_whatever_it_says_of_its_processing() {
+        let forms = gathered(&with(|_| {})).unwrap();
+        let [form] = forms.as_slice() else { panic!("{forms:?}") };
+        assert_eq!((form.form_id.as_str(), form.user_id.as_deref()), ("f", Some("u")));
+        assert_eq!((form.updates.len(), form.changes_ledgers), (1, false));
+        assert_eq!(form.attachments, [("a.jpg".to_owned(), Some(7))]);
+        assert_eq!(form.received_on.to_rfc3339(), "2020-03-01T10:00:00+00:00");
+    }
+
+    #[test]
+    fn forms_of_other_types_and_forms_that_couch_lacks_do_nothing() {
+        for doc_type in ["XFormArchived", "XFormError", "XFormDuplicate", "XFormInstance-Deleted"] {
+            assert_eq!(
+                gathered(&with(|form| form["doc_type"] = json!(doc_type))),
+                Some(Vec::new())
+            );
+        }
+        assert_eq!(gathered(&CouchForm::default()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_form_of_another_domain_or_with_blocks_in_error_stops_the_rebuild() {
+        let no_ledger = LEDGER
+            .replace(r#"id="soap" "#, "")
+            .replace("balance", "transfer")
+            .replace("entity-id", "src");
+        let bad_ledger = CouchForm {
+            xml: Some(Bytes::from(format!("<data>{no_ledger}</data>"))),
+            ..with(|_| {})
+        };
+        for form in [
+            with(|form| form["domain"] = json!("elsewhere")),
+            with(|form| drop(form["domain"].take())),
+            with(|form| form["form"]["case"]["@case_id"] = json!("")),
+            with(|form| form["received_on"] = json!("yesterday")),
+            bad_ledger,
+        ] {
+            assert_eq!(gathered(&form), None, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_form_of_stock_alone_counts_by_its_ledgers() {
+        let stock = CouchForm {
+            xml: Some(Bytes::from(format!("<data>{LEDGER}</data>"))),
+            ..with(|form| drop(form["form"]["case"].take()))
+        };
+        let forms = gathered(&stock).unwrap();
+        let [form] = forms.as_slice() else { panic!("{forms:?}") };
+        assert!(form.changes_ledgers && form.updates.is_empty());
+        assert!(form.attachments.is_empty(), "ledgers take none");
+        let of_another = CouchForm {
+            xml: Some(Bytes::from(format!(
+                "<data>{}</data>",
+                LEDGER.replace(r#""c""#, r#""x""#)
+            ))),
+            ..with(|form| form["form"]["case"]["@case_id"] = json!("x"))
+        };
+        assert_eq!(gathered(&of_another), Some(Vec::new()), "it names another case");
+    }
+}

@@ -121,3 +121,60 @@ fn count(xml: &[u8]) -> Option<LedgerReferences> {
             .map(|instruction| (instruction.case_id.as_str(), &instruction.update)),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forms(state: i16, is_complete: bool) -> Forms {
+        Forms {
+            sql: HashMap::from([("f".to_owned(), SqlForm { state, is_complete })]),
+            ..Forms::default()
+        }
+    }
+
+    #[test]
+    fn a_form_counts_as_processed_if_it_is_normal_and_complete_or_not_there() {
+        for (state, is_complete, expected) in [
+            (1, true, true),
+            (1, false, false),
+            (2, true, false),
+            (16, true, false),
+            (65, true, false),
+        ] {
+            let forms = forms(state, is_complete);
+            assert_eq!(
+                forms.is_processed_or_absent_in_sql("f"),
+                expected,
+                "{state} {is_complete}"
+            );
+            assert!(forms.is_processed_or_absent_in_sql("g"));
+        }
+    }
+
+    #[test]
+    fn a_form_is_deleted_whatever_it_was_before() {
+        for (state, expected) in [(65, true), (66, true), (64, true), (1, false), (2, false), (16, false)] {
+            assert_eq!(forms(state, true).is_deleted_in_sql("f"), expected, "{state}");
+        }
+        assert!(!forms(65, true).is_deleted_in_sql("g"));
+    }
+
+    #[test]
+    fn where_a_form_is() {
+        let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<_>>();
+        let forms = Forms {
+            couch: set(&["f", "g"]),
+            blobs: set(&["g", "h"]),
+            ..forms(1, true)
+        };
+        for (form_id, expected) in [
+            ("f", (FormState::Present, FormState::Present)),
+            ("g", (FormState::Present, FormState::Missing)),
+            ("h", (FormState::MissingBlobPresent, FormState::Missing)),
+            ("i", (FormState::Missing, FormState::Missing)),
+        ] {
+            assert_eq!(forms.states(form_id), expected, "{form_id}");
+        }
+    }
+}

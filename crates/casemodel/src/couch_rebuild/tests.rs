@@ -104,6 +104,112 @@ fn what_was_altered_by_hand_goes_and_what_no_action_names_stays() {
     );
 }
 
+#[test]
+fn who_opened_the_case_is_filled_in_where_nobody_is_named() {
+    let forms = || {
+        vec![
+            by("first", form("f", 1, vec![create("Asha")])),
+            by("second", form("g", 2, vec![create("Asha")])),
+        ]
+    };
+    for (opened_by, expected) in [
+        (json!(null), "first"),
+        (json!(""), "first"),
+        (json!("altered"), "altered"),
+    ] {
+        let mut case = case();
+        case["opened_by"] = opened_by;
+        assert_eq!(rebuilt(&case, forms())["opened_by"], expected);
+    }
+    assert_eq!(rebuilt(&case(), forms())["opened_by"], "first");
+    let updated = by("first", form("f", 1, vec![update(&[("age", "27")])]));
+    assert_eq!(
+        rebuilt(&case(), vec![updated])["opened_by"],
+        json!(null),
+        "only a create opens"
+    );
+}
+
+#[test]
+fn the_user_of_a_block_wins_over_that_of_its_form() {
+    let block_of = |user: Option<&str>| {
+        let mut form = by("former", form("f", 1, vec![create("Asha"), CaseAction::Close]));
+        form.updates[0].user_id = user.map(str::to_owned);
+        let mut case = rebuilt(&case(), vec![form]);
+        ["opened_by", "closed_by", "user_id"].map(|field| case[field].take())
+    };
+    assert_eq!(block_of(Some("blocker")), ["blocker", "blocker", "blocker"]);
+    for nobody in [None, Some("")] {
+        assert_eq!(block_of(nobody), ["former", "former", "former"]);
+    }
+}
+
+#[test]
+fn a_block_without_a_date_is_of_the_time_of_receipt() {
+    let mut undated = form("f", 7, vec![create("Asha"), CaseAction::Close]);
+    undated.updates[0].modified_on = None;
+    let case = rebuilt(&case(), vec![undated]);
+    for field in ["opened_on", "closed_on", "modified_on"] {
+        assert_eq!(case[field], "1970-01-01T00:07:00.000000Z", "{field}");
+    }
+}
+
+/// A name that a block uses for itself is never written, so that the old value shows whether it was reset.
+#[test]
+fn a_property_that_a_new_action_names_is_reset() {
+    let mut altered = case();
+    altered["date_opened"] = json!("altered");
+    altered["case_name"] = json!("altered");
+    let named = form("f", 1, vec![create("Asha"), update(&[("date_opened", "x")])]);
+    let case = rebuilt(&altered, vec![named]);
+    assert_eq!(case.get("date_opened"), None);
+    assert_eq!(case["case_name"], "altered", "no action names it");
+}
+
+#[test]
+fn actions_of_one_form_go_by_their_types() {
+    let index = CaseAction::Index(vec![IndexChange {
+        identifier: "parent".to_owned(),
+        referenced_type: "household".to_owned(),
+        referenced_id: "h".to_owned(),
+        relationship: Relationship::Child,
+    }]);
+    let attachment = CaseAction::Attachment(vec![AttachmentChange {
+        identifier: "photo".to_owned(),
+        src: None,
+        from: None,
+        name: None,
+    }]);
+    let backwards = vec![
+        attachment,
+        CaseAction::Close,
+        index,
+        update(&[("age", "27")]),
+        create("Asha"),
+    ];
+    let mut form = form("f", 1, backwards);
+    form.changes_ledgers = true;
+    let case = rebuilt(&case(), vec![form]);
+    let types: Vec<&Value> = case["actions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|action| &action["action_type"])
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "create",
+            "update",
+            "index",
+            "close",
+            "attachment",
+            "commtrack",
+            "rebuild"
+        ]
+    );
+}
+
 /// Of the last of two forms, by Couch's order, is the age.
 fn age_after(first: CouchForm, second: CouchForm) -> Value {
     let mut forms = vec![form("create", 0, vec![create("Asha")]), second, first];

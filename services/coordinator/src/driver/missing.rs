@@ -518,3 +518,35 @@ pub(super) async fn record_rewound(driver: &Driver, documents: &[(DocType, Vec<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_case_is_late_if_one_of_its_forms_was_received_after_the_cutoff() {
+        let cutoff = DateTime::UNIX_EPOCH + TimeDelta::hours(1);
+        let received = |dates: &[&str]| {
+            let actions: Vec<Value> = dates.iter().map(|date| json!({"server_date": date})).collect();
+            json!({"actions": actions, "opened_on": "1970-01-01T02:00:00Z", "server_modified_on": "1970-01-01T02:00:00Z"})
+        };
+        let undated = json!({"actions": [{"server_date": null, "date": "1970-01-01T02:00:00Z"}, {}]});
+        for (case, expected) in [
+            (
+                received(&["1970-01-01T00:30:00Z", "1970-01-01T01:00:00.000000Z"]),
+                false,
+            ),
+            (received(&["1970-01-01T01:00:00.000001Z", "1970-01-01T00:30:00Z"]), true),
+            (received(&["1970-01-01T00:30:00Z", "1970-01-01T01:00:01+00:00Z"]), true),
+            (received(&["soon"]), false),
+            (received(&[]), false),
+            (undated, false),
+            (json!({}), false),
+        ] {
+            assert_eq!(has_late_action(&case, cutoff), expected, "{case}");
+        }
+    }
+}
