@@ -256,11 +256,30 @@ pub enum CaseEvent {
         /// Form ids in the wanted order.
         form_ids: Vec<FormId>,
     },
+    /// Only SQL has the case, and an operator's command has judged what becomes of it.
+    OnlyInSql {
+        /// The forms of the case when it was judged. With any other form the judgement is void.
+        form_ids: Vec<FormId>,
+        /// What becomes of it.
+        fate: CaseFate,
+    },
     /// What a patch sets in ledgers beside its form. It changes no balance.
     LedgerCorrection {
         /// Daily consumptions, each ledger once.
         consumptions: Vec<LedgerConsumption>,
     },
+}
+
+/// What becomes of a case that only SQL has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CaseFate {
+    /// It is soft-deleted, since some of its forms are in order.
+    SoftDeleted {
+        /// When it was judged.
+        on: DateTime<Utc>,
+    },
+    /// It goes, since none are.
+    Removed,
 }
 
 /// The daily consumption of a ledger, as Couch's side has it.

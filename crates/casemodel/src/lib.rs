@@ -8,6 +8,7 @@
 //!   forms, events --> order --> for each form: draft + indices + attachments --> columns fit? --> transaction
 //!                                                                     \--> no: the form is rejected, and leaves no trace
 //!   CommCareCase-Deleted --> no form built the case: copied document;  else: the replayed row, marked deleted
+//!   judged to be only in SQL --> marked deleted, or none, unless another form has come since
 //! ```
 //!
 //! * `order`: which form comes when, and the dates that keep a corrected order; [`sort_order`]: when one is wanted;
@@ -22,7 +23,7 @@
 //!
 //! The same inputs give the same rows: no clock, random number or input order decides anything here.
 
-use proto::effects::{CaseEvent, CaseUpdate, FormEffects, FormFacts};
+use proto::effects::{CaseEvent, CaseFate, CaseUpdate, FormEffects, FormFacts};
 use proto::ids::{CaseId, Domain, FormId};
 use proto::rows::{CaseBundle, IndexRow, RejectReason, TransactionRow};
 use serde::{Deserialize, Serialize};
@@ -128,10 +129,15 @@ pub fn replay_keeping(input: ReplayInput<'_>, checkpoint_from: usize) -> (Replay
     } = input;
     let mut seed = None;
     let mut wanted_order = None;
+    let mut fate = None;
     for event in &events {
         match event {
             CaseEvent::CopiedDeleted { doc, staged_on } => seed = Some((doc.as_str(), *staged_on)),
             CaseEvent::OrderOverride { form_ids } => wanted_order = Some(form_ids.as_slice()),
+            CaseEvent::OnlyInSql { form_ids, fate: judged } => {
+                let is_of_these = forms.iter().all(|effects| form_ids.contains(&effects.form.form_id));
+                fate = is_of_these.then_some(*judged);
+            }
             // No row of the replay holds it: it is written once the ledger has its row.
             CaseEvent::LedgerCorrection { .. } => {}
         }
@@ -154,7 +160,8 @@ pub fn replay_keeping(input: ReplayInput<'_>, checkpoint_from: usize) -> (Replay
         built.into_bundle(domain, case_id)
     });
     let bundle = match seed {
-        None => bundle,
+        None => only_in_sql(bundle, fate),
+        // Couch has the case after all, deleted.
         Some((doc, staged_on)) => match copied::deleted_case(domain, case_id, doc, staged_on, bundle) {
             Ok(bundle) => Some(bundle),
             Err(error) => {
@@ -169,6 +176,20 @@ pub fn replay_keeping(input: ReplayInput<'_>, checkpoint_from: usize) -> (Replay
         errors,
     };
     (replayed, checkpoint)
+}
+
+/// The case as it was judged that only SQL has it.
+fn only_in_sql(bundle: Option<CaseBundle>, fate: Option<CaseFate>) -> Option<CaseBundle> {
+    match fate {
+        None => bundle,
+        Some(CaseFate::Removed) => None,
+        Some(CaseFate::SoftDeleted { on }) => bundle.map(|mut bundle| {
+            bundle.case.deleted = true;
+            bundle.case.deleted_on = Some(on);
+            bundle.case.server_modified_on = on;
+            bundle
+        }),
+    }
 }
 
 /// What came of the forms one after the other.

@@ -54,7 +54,7 @@ pub use patched::{
 };
 pub use reason::ChangeReason;
 pub use record::{LEDGER_KIND, RecordedDiff};
-pub use second_chance::{forms_in_doubt, forms_of_sql_ledgers};
+pub use second_chance::{forms_in_doubt, forms_of_sql_ledgers, is_only_in_sql};
 
 use filter::Filter;
 use rules::{Group, RuleBook};

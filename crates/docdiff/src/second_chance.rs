@@ -26,6 +26,16 @@ pub fn forms_of_sql_ledgers(diffs: &Value) -> BTreeSet<String> {
         .collect()
 }
 
+/// Whether the recorded differences of a case say that only SQL has it.
+pub fn is_only_in_sql(diffs: &Value) -> bool {
+    diffs.as_array().into_iter().flatten().any(|diff| {
+        is_path(&diff["path"], &["*"])
+            && diff["type"] == "missing"
+            && diff.get("old_value").is_none()
+            && diff["new_value"] == "present"
+    })
+}
+
 fn named_forms(diff: &Value) -> Vec<String> {
     let old = &diff["old_value"];
     let path = &diff["path"];
@@ -90,6 +100,33 @@ mod tests {
         ]);
         let found: Vec<String> = forms_of_sql_ledgers(&diffs).into_iter().collect();
         assert_eq!(found, ["b", "d"]);
+    }
+
+    #[test]
+    fn which_records_say_that_only_sql_has_the_case() {
+        for (diff, expected) in [
+            (json!({"type": "missing", "path": ["*"], "new_value": "present"}), true),
+            (json!({"type": "missing", "path": ["*"], "old_value": "*"}), false),
+            (
+                json!({"type": "missing", "path": ["*"], "new_value": "missing with forms {'a'}"}),
+                false,
+            ),
+            (
+                json!({"type": "missing", "path": ["*"], "old_value": null, "new_value": "present"}),
+                false,
+            ),
+            (
+                json!({"type": "missing", "path": ["age"], "new_value": "present"}),
+                false,
+            ),
+            (
+                json!({"type": "missing", "path": {"stock_id": "c/s/p", "path": ["*"]}, "new_value": "present"}),
+                false,
+            ),
+        ] {
+            assert_eq!(is_only_in_sql(&json!([diff])), expected, "{diff}");
+        }
+        assert!(!is_only_in_sql(&json!([])));
     }
 
     #[test]

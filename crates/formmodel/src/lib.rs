@@ -51,7 +51,7 @@ pub struct MigratedForm {
     pub cases: Vec<(CaseId, FormEffects)>,
     /// It has a case block without any action.
     pub has_noop_block: bool,
-    /// It is a normal document that carries a problem, and becomes an error form.
+    /// It is a normal document that carries a problem, or that no case has, and becomes an error form.
     pub is_problem_form: bool,
     /// It was applied although it says that it has a problem, or was never processed.
     pub is_applied_anyway: bool,
@@ -69,6 +69,28 @@ pub enum Treatment {
     AsItSays,
     /// A case in Couch proves that it was applied: a normal form is applied, whatever it says.
     Applied,
+    /// No case in Couch has it: a normal form that says that it was not processed is an error form, as one with a problem.
+    NotApplied,
+}
+
+/// Whether a document is a form that HQ has applied, by its own word: normal, without a problem, completely processed.
+pub fn is_normal(document: &Value) -> bool {
+    document.get("doc_type").and_then(Value::as_str) == Some(DocType::XFormInstance.as_str())
+        && !columns::is_truthy(document.get("problem"))
+        && !says_unprocessed(document)
+}
+
+fn says_unprocessed(document: &Value) -> bool {
+    document.get("initial_processing_complete") == Some(&Value::Bool(false))
+}
+
+/// Whether a normal document becomes an error form.
+fn is_problem_form(document: &Value, treatment: Treatment) -> bool {
+    match treatment {
+        Treatment::AsItSays => columns::is_truthy(document.get("problem")),
+        Treatment::Applied => false,
+        Treatment::NotApplied => columns::is_truthy(document.get("problem")) || says_unprocessed(document),
+    }
 }
 
 impl MigratedForm {
@@ -82,11 +104,14 @@ impl MigratedForm {
 pub fn compared(document: &Value, treatment: Treatment) -> Cow<'_, Value> {
     let is_normal = document.get("doc_type").and_then(Value::as_str) == Some(DocType::XFormInstance.as_str());
     let is_applied_anyway = is_normal && treatment == Treatment::Applied;
-    let has_problem = is_normal && columns::is_truthy(document.get("problem"));
-    as_compared(document, has_problem && !is_applied_anyway, is_applied_anyway)
+    as_compared(
+        document,
+        is_normal && is_problem_form(document, treatment),
+        is_applied_anyway,
+    )
 }
 
-/// A normal document with a problem counts as the error form, and one that was applied anyway as completely processed. Date-times
+/// A normal document that becomes an error form counts as one, and one that was applied anyway as completely processed. Date-times
 /// of the form are those in UTC: HQ's migrator adjusts the document that it then compares.
 fn as_compared(document: &Value, is_problem_form: bool, is_applied_anyway: bool) -> Cow<'_, Value> {
     let mut changes = Vec::new();
@@ -190,9 +215,8 @@ pub fn migrate(
     if doc.get("domain").and_then(Value::as_str) != Some(domain.as_str()) {
         return Err(FormFailure::OtherDomain);
     }
-    let has_problem = doc_type == DocType::XFormInstance && columns::is_truthy(doc.get("problem"));
     let is_applied_anyway = doc_type == DocType::XFormInstance && treatment == Treatment::Applied;
-    let is_problem_form = has_problem && !is_applied_anyway;
+    let is_problem_form = doc_type == DocType::XFormInstance && is_problem_form(document, treatment);
     let migrated_as = if is_problem_form { DocType::XFormError } else { doc_type };
     let mut bundle = columns::bundle(domain, migrated_as, doc)?;
     if is_applied_anyway {

@@ -190,3 +190,37 @@ fn a_form_that_was_applied_is_applied_whatever_it_says() {
     );
     assert_eq!((archived.bundle.form.state, archived.cases.len()), (2, 0));
 }
+
+/// A form that says that it was not processed, and that no case in Couch has, is an error form with what it says.
+#[test]
+fn a_form_that_no_case_has_is_an_error_form() {
+    let mut document = json!({"_id": "f", "doc_type": "XFormInstance", "domain": "demo", "form": {},
+        "received_on": "2019-03-02T08:15:00.000000Z"});
+    let xml = "<data xmlns='x'/>".as_bytes();
+    for (problem, complete, state) in [
+        (json!(null), json!(false), 16),
+        (json!("broken"), json!(true), 16),
+        (json!("broken"), json!(false), 16),
+        // It has become one that was processed since.
+        (json!(null), json!(true), 1),
+        (json!(null), json!(null), 1),
+    ] {
+        document["problem"] = problem.clone();
+        document["initial_processing_complete"] = complete.clone();
+        assert_eq!(is_normal(&document), state == 1, "{document}");
+        let domain = Domain::new("demo");
+        let doc_type = DocType::XFormInstance;
+        let form = migrate(&domain, doc_type, &document, xml, Vec::new(), Treatment::NotApplied).unwrap();
+        let row = &form.bundle.form;
+        assert_eq!(
+            (row.state, row.initial_processing_complete, row.problem.as_deref()),
+            (state, complete != json!(false), problem.as_str()),
+            "{document}"
+        );
+        let compared = if state == 16 { "XFormError" } else { "XFormInstance" };
+        assert_eq!(form.compared(&document)["doc_type"], compared);
+        assert_eq!(super::compared(&document, Treatment::NotApplied)["doc_type"], compared);
+    }
+    let archived = json!({"doc_type": "XFormArchived"});
+    assert!(!is_normal(&archived));
+}

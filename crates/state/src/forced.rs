@@ -1,4 +1,7 @@
-//! Forms that get a second chance: an operator asks for them, or a case in Couch proves that they were applied.
+//! Forms that get a second chance: an operator asks for them, or a case in Couch proves that they were applied. And forms that
+//! were applied, while no case in Couch has them.
+
+use std::collections::HashMap;
 
 use proto::doctype::DocType;
 use proto::topology::Stage;
@@ -7,6 +10,15 @@ use crate::batch::{Claim, insert_batch};
 use crate::migration::DriverLease;
 use crate::scan::with_buckets;
 use crate::{State, StateError};
+
+/// What counts of a form instead of its own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// A case in Couch proves that it was applied.
+    Applied,
+    /// No case in Couch has it.
+    NotApplied,
+}
 
 impl State {
     /// Has these forms migrated again. With `forced` they are applied from now on even if they say that they were never
@@ -24,7 +36,8 @@ impl State {
         let mut tx = self.driver_tx(held).await?;
         if forced {
             sqlx::query(
-                "insert into forced_form (migration_id, form_id) select $1, unnest($2::text[]) on conflict do nothing",
+                "insert into forced_form as f (migration_id, form_id) select $1, unnest($2::text[])
+                 on conflict (migration_id, form_id) do update set applied = true, forced_at = now() where not f.applied",
             )
             .bind(held.migration_id.0)
             .bind(form_ids)
@@ -77,17 +90,21 @@ impl State {
         Ok(dirty)
     }
 
-    /// Which forms of a batch are to be applied whatever they say.
+    /// The forms of a batch whose own word does not count, with what counts instead.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn forced_forms(&self, claim: &Claim) -> Result<Vec<String>, StateError> {
-        Ok(
-            sqlx::query_scalar("select form_id from forced_form where migration_id = $1 and form_id = any($2)")
+    pub async fn forced_forms(&self, claim: &Claim) -> Result<HashMap<String, Ruling>, StateError> {
+        let rows: Vec<(String, bool)> =
+            sqlx::query_as("select form_id, applied from forced_form where migration_id = $1 and form_id = any($2)")
                 .bind(claim.migration_id.0)
                 .bind(&claim.ids)
                 .fetch_all(&self.pool)
-                .await?,
-        )
+                .await?;
+        let ruling = |applied| if applied { Ruling::Applied } else { Ruling::NotApplied };
+        Ok(rows
+            .into_iter()
+            .map(|(form_id, applied)| (form_id, ruling(applied)))
+            .collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The comparison of forms that are migrated already, by both of their sides as they are stored.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use blobs::{FORM_XML, Wanted, expected_bytes, in_parts};
 use couch::{Fetched, Outcome};
@@ -10,6 +10,7 @@ use proto::rows::{BLOB_FORM_XML, BlobMetaRow, FormBundle};
 use serde_json::{Map, Value};
 use service::worker::BatchFailure;
 use state::batch::Claim;
+use state::forced::Ruling;
 use state::form_diffs::{FormComparison, FormToDiff};
 
 use crate::couch_forms::{blob_of, plain};
@@ -19,7 +20,7 @@ impl DiffHandler {
     /// Compares the forms of a batch, and records what it finds.
     pub(crate) async fn handle_forms(&self, claim: &Claim) -> Result<(), BatchFailure> {
         let forms = self.state.forms_to_diff(claim).await?;
-        let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
+        let rulings = self.state.forced_forms(claim).await?;
         let mut found = Vec::with_capacity(forms.len());
         let ids: Vec<&str> = forms.iter().map(|form| form.form_id.as_str()).collect();
         let mut reader = self.forms_db.bounded_reader(READ_BYTES);
@@ -29,7 +30,7 @@ impl DiffHandler {
             let read = &forms[done..done + couch.len()];
             done += couch.len();
             for part in self.parts(read, couch).await? {
-                self.compare_forms(claim, part, &applied, &mut found).await?;
+                self.compare_forms(claim, part, &rulings, &mut found).await?;
             }
         }
         let rules = service::operator_rules::of_domain(&self.state, claim.migration_id).await?;
@@ -83,7 +84,7 @@ impl DiffHandler {
         &self,
         claim: &Claim,
         forms: Vec<InCouch<'_>>,
-        applied: &HashSet<String>,
+        rulings: &HashMap<String, Ruling>,
         found: &mut Vec<FormComparison>,
     ) -> Result<(), BatchFailure> {
         let ids: Vec<String> = forms.iter().map(|one| one.form.form_id.clone()).collect();
@@ -104,10 +105,10 @@ impl DiffHandler {
             if !is_compared(doc_type) || text("domain") != Some(claim.domain.as_str()) {
                 continue;
             }
-            let treatment = if applied.contains(&form.form_id) {
-                Treatment::Applied
-            } else {
-                Treatment::AsItSays
+            let treatment = match rulings.get(&form.form_id) {
+                None => Treatment::AsItSays,
+                Some(Ruling::Applied) => Treatment::Applied,
+                Some(Ruling::NotApplied) => Treatment::NotApplied,
             };
             let sql_json = match sql.get(&form.form_id) {
                 None => nothing.clone(),

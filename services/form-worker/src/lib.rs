@@ -26,8 +26,6 @@ mod weight;
 mod write;
 mod write_patches;
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use blobs::{BlobStore, in_parts};
 use couch::Database;
@@ -40,6 +38,7 @@ use service::operator_rules;
 use service::worker::{BatchFailure, BatchHandler};
 use state::State;
 use state::batch::Claim;
+use state::forced::Ruling;
 use state::form_stage::FormResults;
 
 pub use crate::patch_records::patch_records;
@@ -130,7 +129,7 @@ impl BatchHandler for FormHandler {
         let mut gathered: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
         let known = self.state.writings(claim).await?;
-        let applied: HashSet<String> = self.state.forced_forms(claim).await?.into_iter().collect();
+        let rulings = self.state.forced_forms(claim).await?;
         let lost = self.state.lost_forms(claim).await?;
         let mut reader = self.forms_db.bounded_reader(READ_BYTES);
         let mut ids = claim.ids.as_slice();
@@ -143,9 +142,11 @@ impl BatchHandler for FormHandler {
                 FETCH_BYTES,
             ) {
                 for mut candidate in self.add_blobs(&claim.domain, part, &read.metas, &mut results).await? {
-                    if applied.contains(&candidate.doc_id) {
-                        candidate.treatment = Treatment::Applied;
-                    }
+                    candidate.treatment = match rulings.get(&candidate.doc_id) {
+                        None => Treatment::AsItSays,
+                        Some(Ruling::Applied) => Treatment::Applied,
+                        Some(Ruling::NotApplied) => Treatment::NotApplied,
+                    };
                     bytes += candidate.weight();
                     gathered.push(candidate);
                     if gathered.len() >= WRITE_AT_ONCE || bytes >= WRITE_BYTES {

@@ -10,5 +10,6 @@ mod deleted;
 mod forms;
 mod history;
 mod ledgers;
+mod only_in_sql;
 mod sequences;
 mod values;

@@ -1,8 +1,11 @@
 //! What the form stage puts on record: revisions, staged effects, verdicts, errors.
 
+use std::collections::HashMap;
+
 use proto::topology::Stage;
 use state::batch::Claim;
 use state::case_stage::CaseResults;
+use state::forced::Ruling;
 use state::form_stage::{FailedDoc, FormResults, StagedDeletedCase};
 use state::records::RecordTable;
 
@@ -449,7 +452,8 @@ async fn forms_that_are_applied_whatever_they_say_go_through_the_form_stage_agai
         ["g", "f", "h"]
     );
     let claim = fixture.claimed(&driven, Stage::Form, &["f", "g"]).await;
-    assert_eq!(state.forced_forms(&claim).await.unwrap(), ["f"]);
+    let rulings = state.forced_forms(&claim).await.unwrap();
+    assert_eq!(rulings, HashMap::from([("f".to_owned(), Ruling::Applied)]));
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod looks;
 mod lost_forms;
 mod model;
 mod named;
+mod only_in_sql;
 mod operator_rules;
 mod orders;
 mod patch_outcomes;

@@ -25,6 +25,7 @@ mod lost_forms;
 mod missing;
 mod missing_docs;
 mod on_error;
+mod only_in_sql;
 mod patch;
 mod place;
 mod ranges;
@@ -244,6 +245,9 @@ impl Driver {
                 "documents that failed or were missing are tried again"
             );
         }
+        if order.forms == Forms::Missing {
+            only_in_sql::judge(self, &run.operator).await?;
+        }
         if order.case_diff != CaseDiff::Patch {
             second_chance::requeue(self, &order.forms).await?;
         }
@@ -254,6 +258,9 @@ impl Driver {
         }
         let measure = measure.less(self.look(&order).await?);
         if order.case_diff == CaseDiff::Patch {
+            if order.forms != Forms::Missing {
+                only_in_sql::judge(self, &run.operator).await?;
+            }
             second_chance::requeue(self, &Forms::Missing).await?;
             self.scan_and_replay().await?;
             // Cases that a form has now made are missing no longer, and need no patch.
