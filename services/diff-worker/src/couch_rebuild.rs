@@ -224,7 +224,7 @@ mod tests {
         change(&mut document);
         CouchForm {
             document: Some(document),
-            xml: Some(Bytes::from_static(b"<data/>")),
+            xml: Some(Bytes::from_static(b"<data xmlns=\"http://visit\"/>")),
         }
     }
 
