@@ -236,6 +236,7 @@ mod tests {
             sql: HashMap::new(),
             no_action: HashSet::new(),
             couch_stock: false,
+            rules: std::sync::Arc::default(),
         };
         let mut gathered: Gathered<'_> = HashMap::from([("c", Some(Vec::new())), ("other", Some(Vec::new()))]);
         gather(&mut gathered, &sides, ("f", form), &["c"], "db");
