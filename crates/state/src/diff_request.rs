@@ -6,7 +6,7 @@ use proto::topology::Stage;
 use crate::batch::insert_batch;
 use crate::migration::DriverLease;
 use crate::scan::with_buckets;
-use crate::{State, StateError};
+use crate::{MigrationId, State, StateError};
 
 impl State {
     /// Cuts diff batches of those of these cases that are pending, in their order, and of no others. Left out are, as from
@@ -45,6 +45,42 @@ impl State {
         }
         tx.commit().await?;
         Ok(batches)
+    }
+
+    /// How many of these forms nothing is on record of.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn unknown_forms(&self, id: MigrationId, form_ids: &[String]) -> Result<i64, StateError> {
+        Ok(sqlx::query_scalar(
+            "select count(*) from (select distinct unnest($2::text[]) as id) i
+             where not exists (select from doc_revision d where d.migration_id = $1 and d.doc_id = i.id)
+               and not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = i.id)
+               and not exists (select from missing_doc d where d.migration_id = $1 and d.doc_id = i.id)
+               and not exists (select from doc_error d where d.migration_id = $1 and d.doc_id = i.id)",
+        )
+        .bind(id.0)
+        .bind(form_ids)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
+    /// How many of these cases nobody has met.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn unknown_cases(&self, id: MigrationId, case_ids: &[String]) -> Result<i64, StateError> {
+        let (buckets, ids) = with_buckets(case_ids);
+        Ok(sqlx::query_scalar(
+            "select count(*) from (select distinct * from unnest($2::smallint[], $3::text[]) u(bucket, case_id)) i
+             where not exists (select from case_state s
+                               where s.migration_id = $1 and s.bucket = i.bucket and s.case_id = i.case_id)",
+        )
+        .bind(id.0)
+        .bind(&buckets)
+        .bind(&ids)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Takes cases off the record that were compared, that neither side has, and that nothing here knows of: their ids were

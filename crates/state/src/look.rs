@@ -7,6 +7,7 @@ use proto::doctype::DocType;
 use sqlx::{Postgres, Row, Transaction};
 
 use crate::migration::DriverLease;
+use crate::operator_rules::Ignored;
 use crate::outcome::{lock_documents, record_missing_docs};
 use crate::revisions::lock_revisions;
 use crate::scan::{Cursor, cursor_from, insert_case_states, save_cursor};
@@ -92,6 +93,34 @@ impl State {
         Ok(tx.commit().await?)
     }
 
+    /// Puts on record forms that only SQL has and that rules of operators drop, as a look finds them: again, when it goes on
+    /// where it was interrupted. A form with another record is left as it is. Rules stay while the lease is held.
+    ///
+    /// # Errors
+    /// [`StateError::LostLease`].
+    pub async fn set_aside_only_in_sql(&self, held: &DriverLease, ignored: &[Ignored]) -> Result<(), StateError> {
+        if ignored.is_empty() {
+            return Ok(());
+        }
+        let column = |of: fn(&Ignored) -> &str| ignored.iter().map(of).collect::<Vec<_>>();
+        let mut tx = self.driver_tx(held).await?;
+        sqlx::query(
+            "insert into ignored_diff (migration_id, kind, doc_id, rule, is_change, diffs, diff_count, reason)
+             select $1, kind, doc_id, rule, false, $5, 1, ''
+             from unnest($2::text[], $3::text[], $4::text[]) i(kind, doc_id, rule)
+             where not exists (select from doc_diff d where d.migration_id = $1 and d.doc_id = i.doc_id)
+             on conflict do nothing",
+        )
+        .bind(held.migration_id.0)
+        .bind(column(|one| &one.kind))
+        .bind(column(|one| &one.doc_id))
+        .bind(column(|one| &one.rule))
+        .bind(ONLY_IN_SQL)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Documents on the list of those that SQL lacks, as (kind, id), in order, after a place.
     ///
     /// # Errors
@@ -167,6 +196,13 @@ async fn begin_look(
         Look::SqlForms => {
             sqlx::query(
                 "delete from doc_diff where migration_id = $1 and kind not like 'CommCareCase%' and diffs = $2",
+            )
+            .bind(id.0)
+            .bind(ONLY_IN_SQL)
+            .execute(&mut **tx)
+            .await?;
+            sqlx::query(
+                "delete from ignored_diff where migration_id = $1 and kind not like 'CommCareCase%' and diffs = $2",
             )
             .bind(id.0)
             .bind(ONLY_IN_SQL)

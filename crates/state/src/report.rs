@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use proto::ids::Domain;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use crate::{MigrationId, State, StateError};
 
@@ -107,16 +108,51 @@ impl State {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(AuditRecord {
-                    at: row.try_get("at")?,
-                    who: row.try_get("who")?,
-                    action: row.try_get("action")?,
-                    detail: row.try_get("detail")?,
-                })
-            })
-            .collect()
+        rows.iter().map(audit_record).collect()
+    }
+
+    /// All entries of the audit log that say that somebody let something pass, the oldest first.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn decisions(&self, domain: &Domain) -> Result<Vec<AuditRecord>, StateError> {
+        let rows = sqlx::query(
+            "select at, who, action, detail::text as detail from audit_log
+             where domain = $1 and (action like '%COMMIT%' or action like '%rules %' or action like '%cases --reset%')
+             order by id",
+        )
+        .bind(domain.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(audit_record).collect()
+    }
+
+    /// How many entries the audit log has of a domain, and how many runs there are of it.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn history(&self, id: MigrationId) -> Result<(i64, i64), StateError> {
+        Ok(sqlx::query_as(
+            "select (select count(*) from audit_log a join migration m on m.domain = a.domain where m.id = $1),
+                    (select count(*) from run where migration_id = $1)",
+        )
+        .bind(id.0)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
+    /// Names of the looks for documents of one side alone that have come to their end.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn whole_looks(&self, id: MigrationId) -> Result<Vec<String>, StateError> {
+        Ok(sqlx::query_scalar(
+            "select split_part(scan, '#', 1) from scan_cursor where migration_id = $1 and scan like 'missing:%'
+             group by 1 having bool_and(complete) order by 1",
+        )
+        .bind(id.0)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// Documents with errors, and documents that SQL lacks (without a code), in groups.
@@ -166,4 +202,13 @@ impl State {
             patched: row.try_get("patched")?,
         })
     }
+}
+
+fn audit_record(row: &PgRow) -> Result<AuditRecord, StateError> {
+    Ok(AuditRecord {
+        at: row.try_get("at")?,
+        who: row.try_get("who")?,
+        action: row.try_get("action")?,
+        detail: row.try_get("detail")?,
+    })
 }

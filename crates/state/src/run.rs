@@ -65,6 +65,11 @@ pub enum RunState {
 }
 
 impl RunState {
+    fn parse(text: &str) -> Result<Self, StateError> {
+        let known = Self::ALL.into_iter().find(|state| state.as_str() == text);
+        known.ok_or(StateError::Corrupt("run state"))
+    }
+
     const ALL: [Self; 6] = [
         Self::Queued,
         Self::Running,
@@ -204,6 +209,18 @@ impl State {
         .fetch_one(&self.pool)
         .await?;
         run_from(&row)
+    }
+
+    /// The state of a run alone: its arguments may name any number of forms.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn run_state(&self, run_id: i64) -> Result<RunState, StateError> {
+        let state: String = sqlx::query_scalar("select state from run where id = $1")
+            .bind(run_id)
+            .fetch_one(&self.pool)
+            .await?;
+        RunState::parse(&state)
     }
 
     /// The run of a migration that is not over.
@@ -493,10 +510,7 @@ fn run_from(row: &sqlx::postgres::PgRow) -> Result<Run, StateError> {
         id: row.try_get("id")?,
         domain: Domain::new(row.try_get::<String, _>("domain")?),
         arguments: serde_json::from_str(&arguments).map_err(|_| StateError::Corrupt("run arguments"))?,
-        state: RunState::ALL
-            .into_iter()
-            .find(|s| s.as_str() == state)
-            .ok_or(StateError::Corrupt("run state"))?,
+        state: RunState::parse(&state)?,
         outcome: row.try_get("outcome")?,
         operator: Operator {
             who: row.try_get("who")?,

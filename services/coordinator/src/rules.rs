@@ -179,7 +179,7 @@ pub fn allow(command: Command, situation: Situation<'_>) -> Result<(), Failure> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use proto::ids::{Domain, Epoch};
     use state::snapshot::UncommitStep;
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    fn migration(status: Status, step: Option<CommitStep>, purging: bool) -> Migration {
+    pub(crate) fn migration(status: Status, step: Option<CommitStep>, purging: bool) -> Migration {
         Migration {
             id: MigrationId(1),
             domain: Domain::new("demo"),

@@ -181,6 +181,11 @@ async fn only_cases_that_are_named_are_cut_and_those_that_are_nowhere_are_forgot
     let (fixture, driven, _) = with_replayed_cases(&["a", "b"]).await;
     let state = &fixture.state;
     let named = strings(&["a", "typo", "couch", "a"]);
+    assert_eq!(state.unknown_cases(driven.id, &named).await.unwrap(), 2);
+    assert_eq!(
+        state.unknown_forms(driven.id, &strings(&["f", "typo"])).await.unwrap(),
+        1
+    );
     state.request_diff(&driven.lease, Some(&named)).await.unwrap();
     let before = fixture.strings(
         "select array_to_string(ids, ',') from batch where migration_id = $1 order by id",

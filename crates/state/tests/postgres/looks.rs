@@ -160,6 +160,41 @@ async fn forms_that_only_sql_has_are_diffs_until_a_look_finds_otherwise() {
 }
 
 #[tokio::test]
+async fn forms_that_only_sql_has_are_set_aside_once_and_forgotten_by_the_next_look() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let rule = [("strays".to_owned(), "{}".to_owned())];
+    let operator = crate::fixture::operator();
+    state.add_rules(&driven.lease, &rule, &operator).await.unwrap();
+    let stray = state::operator_rules::Ignored {
+        kind: "XFormError".to_owned(),
+        doc_id: "stray".to_owned(),
+        rule: "strays".to_owned(),
+        diffs: ONLY_IN_SQL.to_owned(),
+        count: 1,
+        reason: None,
+    };
+    // An interrupted look finds it again.
+    for _ in 0..2 {
+        let ignored = std::slice::from_ref(&stray);
+        state.set_aside_only_in_sql(&driven.lease, ignored).await.unwrap();
+    }
+    let counts = state.ignored_counts(driven.id).await.unwrap();
+    assert_eq!((counts.len(), counts[0].documents, counts[0].diffs), (1, 1, 1));
+    state
+        .begin_looks(&driven.lease, &[(Look::SqlForms, strings(&[".."]))])
+        .await
+        .unwrap();
+    assert!(state.ignored_counts(driven.id).await.unwrap().is_empty());
+    // What comes back with the rule's removal is what a look makes and takes away.
+    state.set_aside_only_in_sql(&driven.lease, &[stray]).await.unwrap();
+    let names = strings(&["strays"]);
+    state.remove_rules(&driven.lease, &names, &operator).await.unwrap();
+    let diffs = "select diffs from doc_diff where migration_id = $1";
+    assert_eq!(fixture.strings(diffs, &driven).await, [ONLY_IN_SQL]);
+}
+
+#[tokio::test]
 async fn cases_that_only_sql_has_are_to_be_compared() {
     let (fixture, driven) = Fixture::with_domain().await;
     let only = [("CommCareCase", "c")];

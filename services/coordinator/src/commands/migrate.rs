@@ -385,7 +385,7 @@ async fn end_following(context: &Arc<Context>, domain: &Domain, stop: &Cancellat
     };
     eprintln!("{domain} is followed by run {}; it is stopped", run.id);
     context.state.stop_run(migration.id).await?;
-    while !context.state.run(run.id).await?.state.is_over() {
+    while !context.state.run_state(run.id).await?.is_over() {
         let driven = context.state.migration(domain).await?.and_then(|now| now.driver);
         if driven.is_none() {
             // Its driver died: there is nobody to end it.
@@ -409,9 +409,8 @@ async fn follow(context: &Arc<Context>, run: &Run, transport: &Transport, stop: 
     let state = &context.state;
     let started = Instant::now();
     loop {
-        let now = state.run(run.id).await?;
-        if now.state.is_over() {
-            return Ok(now);
+        if state.run_state(run.id).await?.is_over() {
+            return state.run(run.id).await.map_err(Failure::from);
         }
         let driven = state
             .migration(&run.domain)

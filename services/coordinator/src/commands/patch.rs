@@ -92,6 +92,12 @@ pub async fn patch(
         let clean = stats::print_after_run(context, domain).await?;
         return Ok(if clean { Exit::Clean } else { Exit::Differences });
     }
+    if let PatchScope::Ids(ids) = scope {
+        let unknown = context.state.unknown_cases(migration.id, ids).await?;
+        if unknown > 0 {
+            eprintln!("nobody has met {unknown} of the {} cases that were named", ids.len());
+        }
+    }
     if order.run == PatchRun::Preview {
         return preview(context, &migration, scope).await;
     }

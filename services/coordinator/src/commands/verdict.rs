@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use proto::doctype::DocType;
 use state::commit::Obstacles;
+use state::migration::Migration;
+use state::{Phase, Status};
 
 use crate::failure::{Failure, Result};
+use crate::rules::{Command, Situation, allow};
 
 /// Kinds of differences that the operator accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +89,28 @@ pub(crate) fn verdict(obstacles: &Obstacles) -> String {
     }
 }
 
+/// What stands against a commit of a migration as it is: its state and phase, then what is on record.
+pub(crate) fn of_migration(migration: &Migration, obstacles: &Obstacles) -> String {
+    let situation = Situation {
+        migration: Some(migration),
+        on_sql: migration.status == Status::Complete,
+    };
+    let mut reasons = Vec::new();
+    if let Err(refusal) = allow(Command::Commit, situation) {
+        reasons.push(refusal.what);
+    } else if migration.phase != Phase::Finished {
+        reasons.push(format!(
+            "the last run has not come to its end (phase {})",
+            migration.phase
+        ));
+    }
+    if reasons.is_empty() {
+        return verdict(obstacles);
+    }
+    reasons.extend(against(obstacles, &Accepted::default()));
+    reasons.join("; ")
+}
+
 /// What a finished run of a live migration found. Cases that are still pending are those that changed after the cut-off.
 pub(crate) fn live_verdict(obstacles: &Obstacles, cutoff: DateTime<Utc>) -> String {
     let pending = obstacles.undiffed;
@@ -153,6 +178,36 @@ pub(crate) fn against(obstacles: &Obstacles, accepted: &Accepted) -> Vec<String>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_migration_is_clean_only_where_commit_is_allowed() {
+        let migration = |status, phase| Migration {
+            phase,
+            ..crate::rules::tests::migration(status, None, false)
+        };
+        let nothing = Obstacles::default();
+        let told = |status, phase, obstacles: &Obstacles| of_migration(&migration(status, phase), obstacles);
+        let clean = "clean: COMMIT may follow";
+        assert_eq!(told(Status::InProgress, Phase::Finished, &nothing), clean);
+        for (status, phase) in [
+            (Status::NotStarted, Phase::Idle),
+            (Status::DryRun, Phase::Finished),
+            (Status::InProgress, Phase::Missing),
+            (Status::Complete, Phase::Finished),
+        ] {
+            let told = told(status, phase, &nothing);
+            assert!(!told.is_empty() && told != clean, "{status} {phase}: {told}");
+        }
+        let parked = Obstacles {
+            parked: 1,
+            ..Obstacles::default()
+        };
+        let both = told(Status::InProgress, Phase::Missing, &parked);
+        assert!(
+            both.contains("phase missing") && both.contains("1 batches are set aside"),
+            "{both}"
+        );
+    }
 
     #[test]
     fn differences_can_be_accepted_by_kind_and_unfinished_work_cannot() {

@@ -74,6 +74,13 @@ pub async fn compare_again(
 }
 
 impl Driver {
+    /// Puts on record whether HQ has stock of the domain: workers look for ledgers that SQL lacks only then. Whoever cuts
+    /// batches of comparisons does this first.
+    pub(super) async fn note_stock(&self) -> Step<()> {
+        let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
+        Ok(self.context.state.record_couch_stock(&self.lease, has_stock).await?)
+    }
+
     async fn compare(&self, what: &Compared, pace: Pace) -> Step<Ended> {
         let batch = pace.batch.unwrap_or(self.context.config.driver.diff_batch);
         let state = &self.context.state;

@@ -19,7 +19,7 @@ use state::look::{Look, LookedAt};
 use state::scan::Cursor;
 
 use super::ranges::{self, Range};
-use super::{Driver, Step};
+use super::{Driver, Step, ruled_forms};
 
 /// Ranges that are looked at at once.
 const AT_ONCE: usize = 4;
@@ -158,7 +158,10 @@ async fn look_at(driver: &Driver, look: Look, range: Range, mut cursor: Cursor, 
                 ids = driver.page(doc_type, &range, &mut cursor).await?;
                 lacking_in_sql(driver, doc_type, ids.clone()).await?
             }
-            Look::SqlForms => lacking_in_couch(driver, &range, &mut cursor).await?,
+            Look::SqlForms => {
+                let forms = lacking_in_couch(driver, &range, &mut cursor).await?;
+                set_aside(driver, forms).await?
+            }
             Look::SqlCases => unmet_cases(driver, &range, &mut cursor).await?,
         };
         let looked = LookedAt {
@@ -262,6 +265,18 @@ async fn lacking_in_couch(driver: &Driver, range: &Range, cursor: &mut Cursor) -
             (kind, form.form_id)
         })
         .collect())
+}
+
+/// Sets aside what rules of operators drop of these forms, and gives the others.
+async fn set_aside(driver: &Driver, forms: Vec<(String, String)>) -> Step<Vec<(String, String)>> {
+    if forms.is_empty() {
+        return Ok(forms);
+    }
+    let state = &driver.context.state;
+    let rules = service::operator_rules::of_domain(state, driver.migration.id).await?;
+    let (open, ignored) = ruled_forms::by_rules(&rules, forms);
+    state.set_aside_only_in_sql(&driver.lease, &ignored).await?;
+    Ok(open)
 }
 
 /// A page of SQL's cases: those that Couch lacks.

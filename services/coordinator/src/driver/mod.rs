@@ -30,6 +30,7 @@ mod patch;
 mod place;
 mod ranges;
 mod rebuild;
+mod ruled_forms;
 mod scan;
 mod second_chance;
 mod start;
@@ -363,13 +364,6 @@ impl Driver {
         self.diff_pending_by(self.context.config.driver.diff_batch).await
     }
 
-    /// Puts on record whether HQ has stock of the domain: workers look for ledgers that SQL lacks only then. Whoever cuts
-    /// batches of comparisons does this first.
-    async fn note_stock(&self) -> Step<()> {
-        let has_stock = self.context.target.has_stock(&self.migration.domain).await?;
-        Ok(self.context.state.record_couch_stock(&self.lease, has_stock).await?)
-    }
-
     /// Compares what is pending, so many cases a batch.
     async fn diff_pending_by(&self, cases: usize) -> Step<()> {
         let state = &self.context.state;
@@ -488,7 +482,7 @@ impl Driver {
         }
         if let Some(run_id) = self.run_id
             && self.looks_for_stop.is_due()
-            && let state = self.context.state.run(run_id).await?.state
+            && let state = self.context.state.run_state(run_id).await?
             // One that is over was stopped by its operator before anybody drove it, or so it looked.
             && (state == RunState::Stopping || state.is_over())
         {

@@ -6,7 +6,7 @@ use proto::ids::Domain;
 use tokio_util::sync::CancellationToken;
 
 use super::cases::{may_compare, run};
-use crate::commands::ids_of;
+use crate::commands::{ids_of, migration_of};
 use crate::context::Context;
 use crate::driver::{Compared, Pace};
 use crate::failure::{Exit, Failure, Result};
@@ -40,6 +40,16 @@ pub async fn forms(
     stop: CancellationToken,
 ) -> Result<Exit> {
     may_compare(context, domain).await?;
+    if let Compared::Forms(ids) = what {
+        let migration = migration_of(context, domain).await?;
+        let unknown = context.state.unknown_forms(migration.id, ids).await?;
+        if unknown > 0 {
+            eprintln!(
+                "nothing is on record of {unknown} of the {} forms that were named",
+                ids.len()
+            );
+        }
+    }
     run(context, domain, what, pace, stop).await
 }
 

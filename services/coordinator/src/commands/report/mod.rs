@@ -2,6 +2,7 @@
 //!
 //! Values of documents are health data: they are left out unless the operator asks for them, and that is in the audit log.
 
+mod checked;
 mod page;
 
 use std::io::Write;
@@ -15,6 +16,8 @@ use state::migration::Migration;
 use state::records::RecordTable;
 use state::report::{AuditRecord, RunRecord};
 
+use checked::Checked;
+
 use super::couch_sql_diff::show::summary_of;
 use super::couch_sql_diff::summary::Summary;
 use super::{ignore_rules, migration_of};
@@ -27,6 +30,11 @@ const EXAMPLES: i64 = 3;
 const HISTORY: i64 = 500;
 /// Groups of differences at most.
 const GROUPS: usize = 500;
+
+/// Refusals to patch at most.
+const REFUSALS: i64 = 50;
+/// Ids of a run's forms at most.
+const IDS: usize = 20;
 
 /// Whether values of documents are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +139,20 @@ async fn content(context: &Context, migration: &Migration, values: Values) -> Re
     let (missing, errors): (Vec<Value>, Vec<Value>) = listed.into_iter().partition(|group| group["code"] == "");
     let rules = ignore_rules::of_domain(context, migration).await?;
     let audit = state.audit_records(&migration.domain, HISTORY).await?;
+    let decisions = state.decisions(&migration.domain).await?;
+    let (entries, runs_in_all) = state.history(id).await?;
+    let patches = state.patch_counts(id).await?;
+    let refusals: Vec<String> = state
+        .patch_refusals(id, REFUSALS)
+        .await?
+        .iter()
+        .map(super::patch::refused)
+        .collect();
+    let checked = Checked {
+        phase: migration.phase,
+        undiffed: obstacles.undiffed,
+        looks: state.whole_looks(id).await?,
+    };
     let runs = state.run_records(id, HISTORY).await?;
     Ok(json!({
         "domain": migration.domain.as_str(),
@@ -142,6 +164,7 @@ async fn content(context: &Context, migration: &Migration, values: Values) -> Re
         "finished_at": migration.finished_at.map(time),
         "options": migration.options,
         "doc_types": stats,
+        "how_verified": checked.sentences(),
         "verified": {
             "cases": verified.cases,
             "cases_compared": verified.compared,
@@ -150,16 +173,21 @@ async fn content(context: &Context, migration: &Migration, values: Values) -> Re
             "open_batches": obstacles.open_batches,
             "parked_batches": obstacles.parked,
         },
-        "against_commit": super::verdict::verdict(&obstacles),
+        "against_commit": super::verdict::of_migration(migration, &obstacles),
         "diffs": groups(&diffs, values),
         "changes": groups(&changes, values),
         "missing": missing,
         "errors": errors,
         "patched_cases": verified.patched,
+        "patch_forms": patches.forms,
+        "not_patched": patches.refused,
+        "patch_refusals": refusals,
         "restored_form_xml": restored_xml,
         "removed_blob_metadata": removed_blobmeta,
         "operator_rules": rules.into_iter().map(|rule| without_values(rule, values)).collect::<Vec<_>>(),
-        "accepted": audit.iter().filter(|entry| is_decision(entry)).map(|entry| of_audit(entry, values)).collect::<Vec<_>>(),
+        "accepted": decisions.iter().map(|entry| of_audit(entry, values)).collect::<Vec<_>>(),
+        "audit_entries_left_out": left_out(entries, audit.len()),
+        "runs_left_out": left_out(runs_in_all, runs.len()),
         "audit_log": audit.iter().map(|entry| of_audit(entry, values)).collect::<Vec<_>>(),
         "runs": runs.iter().map(of_run).collect::<Vec<_>>(),
     }))
@@ -195,11 +223,8 @@ fn groups(summary: &Summary, values: Values) -> Value {
     })
 }
 
-/// Decisions of people that let something pass.
-fn is_decision(entry: &AuditRecord) -> bool {
-    ["COMMIT", "rules ", "cases --reset"]
-        .iter()
-        .any(|word| entry.action.contains(word))
+fn left_out(all: i64, shown: usize) -> i64 {
+    (all - i64::try_from(shown).unwrap_or(all)).max(0)
 }
 
 fn of_audit(entry: &AuditRecord, values: Values) -> Value {
@@ -217,8 +242,19 @@ fn of_run(run: &RunRecord) -> Value {
     json!({
         "command": run.command, "who": run.who, "state": run.state, "outcome": run.outcome,
         "queued_at": time(run.queued_at), "started_at": run.started_at.map(time), "ended_at": run.ended_at.map(time),
-        "seconds": seconds, "arguments": serde_json::from_str::<Value>(&run.arguments).unwrap_or(Value::Null),
+        "seconds": seconds, "arguments": counted(serde_json::from_str(&run.arguments).unwrap_or(Value::Null)),
     })
+}
+
+/// The arguments of a run with the number of forms in the place of many ids.
+fn counted(mut arguments: Value) -> Value {
+    if let Some(forms) = arguments.get_mut("forms")
+        && let Some(ids) = forms.as_array()
+        && ids.len() > IDS
+    {
+        *forms = json!({"count": ids.len(), "first": ids[..IDS]});
+    }
+    arguments
 }
 
 /// A rule of an operator may name values of documents.
@@ -252,6 +288,19 @@ fn time(at: DateTime<Utc>) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn many_ids_of_a_run_are_counted() {
+        let few = json!({"mode": "as_it_is", "forms": ["a", "b"]});
+        assert_eq!(counted(few.clone()), few);
+        let ids: Vec<String> = (0..=IDS).map(|number| number.to_string()).collect();
+        let many = counted(json!({"mode": "as_it_is", "forms": ids}));
+        assert_eq!(
+            (&many["mode"], &many["forms"]["count"]),
+            (&json!("as_it_is"), &json!(IDS + 1))
+        );
+        assert_eq!((left_out(503, 500), left_out(3, 3)), (3, 0));
+    }
 
     #[test]
     fn values_of_rules_are_hidden_unless_asked_for() {

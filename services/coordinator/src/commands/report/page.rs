@@ -49,10 +49,9 @@ pub(super) fn render(report: &Value) -> String {
         &["doc_type", "docs", "diffs", "missing", "changes"],
     );
     page.line("h2", "How it was verified");
-    page.note(
-        "Every form was compared when it was migrated, and every case after its last replay, by both sides as they are stored. \
-         Every id of either side was looked for on the other.",
-    );
+    for sentence in report["how_verified"].as_array().into_iter().flatten() {
+        page.note(&text(sentence));
+    }
     page.pairs(
         &report["verified"],
         &[
@@ -78,12 +77,23 @@ pub(super) fn render(report: &Value) -> String {
     page.line("h2", "Errors");
     page.table(&report["errors"], &["doc_type", "code", "documents", "examples"]);
     page.line("h2", "What was repaired");
-    page.pairs(report, &["patched_cases", "restored_form_xml", "removed_blob_metadata"]);
+    page.pairs(
+        report,
+        &[
+            "patched_cases",
+            "patch_forms",
+            "not_patched",
+            "patch_refusals",
+            "restored_form_xml",
+            "removed_blob_metadata",
+        ],
+    );
     page.line("h2", "Operators' ignore rules");
     page.table(&report["operator_rules"], &["rule", "ignored", "added_by", "added_at"]);
     page.line("h2", "What was accepted, and by whom");
     page.table(&report["accepted"], &["at", "who", "action", "detail"]);
     page.line("h2", "Runs");
+    page.left_out(&report["runs_left_out"], "older runs");
     let columns = [
         "command",
         "who",
@@ -96,6 +106,7 @@ pub(super) fn render(report: &Value) -> String {
     ];
     page.table(&report["runs"], &columns);
     page.line("h2", "Audit log");
+    page.left_out(&report["audit_entries_left_out"], "older entries");
     page.table(&report["audit_log"], &["at", "who", "action", "detail"]);
     page.0.push_str("</body>\n</html>\n");
     page.0
@@ -115,6 +126,13 @@ impl Page {
 
     fn note(&mut self, text: &str) {
         self.push(format_args!("<p class=\"note\">{}</p>\n", escaped(text)));
+    }
+
+    /// How many of something are not on the page, if any.
+    fn left_out(&mut self, count: &Value, what: &str) {
+        if count.as_i64().is_some_and(|count| count > 0) {
+            self.note(&format!("{} {what} are left out.", text(count)));
+        }
     }
 
     /// Keys of an object with their values.
