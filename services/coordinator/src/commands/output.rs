@@ -1,7 +1,6 @@
 //! Output of commands that show documents: lines that may be piped, and cells of a table that a spreadsheet may open.
 
 use std::borrow::Cow;
-use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 use crate::failure::{Failure, Result};
@@ -13,12 +12,12 @@ pub const NOBODY_READS: &str = "C2S-0128";
 ///
 /// # Errors
 /// See [`unwritable`].
-pub(crate) fn say(line: impl Display) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}").map_err(unwritable)
+pub(crate) fn say(line: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}").map_err(|error| unwritable(&error))
 }
 
 /// Why output could not be written: [`NOBODY_READS`], or `C2S-0106`.
-pub(crate) fn unwritable(error: std::io::Error) -> Failure {
+pub(crate) fn unwritable(error: &std::io::Error) -> Failure {
     if error.kind() == ErrorKind::BrokenPipe {
         return Failure::new(NOBODY_READS, "nobody reads the output any more", "");
     }
@@ -27,7 +26,7 @@ pub(crate) fn unwritable(error: std::io::Error) -> Failure {
 
 /// As [`unwritable`], of CSV.
 pub(crate) fn unwritable_csv(error: csv::Error) -> Failure {
-    unwritable(error.into())
+    unwritable(&error.into())
 }
 
 /// Before texts that a spreadsheet would take for a formula.
@@ -106,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_nobody_reads_is_the_end_and_a_full_disk_a_fault() {
-        let of = |kind: ErrorKind| unwritable(kind.into()).code;
+        let of = |kind: ErrorKind| unwritable(&kind.into()).code;
         assert_eq!(
             (of(ErrorKind::BrokenPipe), of(ErrorKind::StorageFull)),
             (NOBODY_READS, "C2S-0106")

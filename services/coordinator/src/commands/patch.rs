@@ -116,7 +116,7 @@ pub async fn patch(
         return Ok(Exit::Stopped);
     }
     for refusal in context.state.patch_refusals(migration.id, LISTED).await? {
-        say(refused(&refusal))?;
+        say(&refused(&refusal))?;
     }
     let clean = stats::print_after_run(context, domain).await?;
     Ok(if clean { Exit::Clean } else { Exit::Differences })
@@ -162,17 +162,17 @@ async fn preview(context: &Context, migration: &Migration, scope: &PatchScope) -
                     case_id,
                     table,
                 } = &patch.form;
-                say(format!(
+                say(&format!(
                     "CommCareCase {case_id} ({}): patch form {form_id}",
                     table.as_str()
                 ))?;
                 for effect in &patch.plan.effects {
-                    say(format!("  {effect}"))?;
+                    say(&format!("  {effect}"))?;
                 }
-                say(patch.plan.xml(form_id, now))?;
+                say(&patch.plan.xml(form_id, now))?;
             }
             for refusal in &patches.refused {
-                say(refused(refusal))?;
+                say(&refused(refusal))?;
             }
         }
         if matches!(scope, PatchScope::Ids(_)) {
@@ -268,8 +268,8 @@ pub async fn show_patched(
         for form in &forms {
             let record = records.get(&form.form_id);
             match output {
-                Output::Json => say(as_json(form, record))?,
-                Output::Text => lines_of(form, record).iter().try_for_each(say)?,
+                Output::Json => say(&as_json(form, record).to_string())?,
+                Output::Text => lines_of(form, record).iter().try_for_each(|line| say(line))?,
                 Output::Csv => {
                     for (ledger, entry) in record.iter().flat_map(|record| entries(record)) {
                         csv.write_record(csv_row(form, ledger, entry)).map_err(unwritable_csv)?;
@@ -277,7 +277,7 @@ pub async fn show_patched(
                 }
             }
         }
-        csv.flush().map_err(unwritable)?;
+        csv.flush().map_err(|error| unwritable(&error))?;
     }
     Ok(Exit::Clean)
 }

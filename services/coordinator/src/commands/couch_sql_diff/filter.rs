@@ -73,7 +73,7 @@ pub async fn filter(context: &Context, domain: &Domain, order: &FilterOrder) -> 
             let (found, ignored) = filtered(context, &rules, &order.selection.parts, records).await?;
             if order.dry_run {
                 for one in &found {
-                    say(format!(
+                    say(&format!(
                         "{} {}: {} -> {} {what}",
                         one.kind, one.doc_id, one.before, one.after
                     ))?;
@@ -95,7 +95,7 @@ pub async fn filter(context: &Context, domain: &Domain, order: &FilterOrder) -> 
         }
     }
     let would = if order.dry_run { "would get" } else { "got" };
-    say(format!(
+    say(&format!(
         "{looked_at} records looked at, {shorter} {would} shorter, of {emptied} nothing is left"
     ))?;
     Ok(Exit::Clean)

@@ -181,13 +181,13 @@ fn print_summary(summary: &Summary, domain: &Domain, order: &ShowOrder) -> Resul
                 ];
                 csv.write_record(row.map(cell)).map_err(unwritable_csv)?;
             }
-            return csv.flush().map_err(unwritable);
+            return csv.flush().map_err(|error| unwritable(&error));
         }
     };
     lines
         .iter()
         .try_for_each(|line| writeln!(out, "{line}"))
-        .map_err(unwritable)
+        .map_err(|error| unwritable(&error))
 }
 
 async fn print_all(context: &Context, migration: &Migration, order: &ShowOrder) -> Result<()> {
@@ -211,7 +211,7 @@ async fn print_all(context: &Context, migration: &Migration, order: &ShowOrder) 
                 }
             }
         }
-        csv.flush().map_err(unwritable)?;
+        csv.flush().map_err(|error| unwritable(&error))?;
         let Some(last) = records.last() else { return Ok(()) };
         after = Some((last.kind.clone(), last.doc_id.clone()));
         let full = i64::try_from(records.len()).unwrap_or(i64::MAX) >= order.batch;
@@ -268,7 +268,7 @@ fn print_lines(lines: &[String]) -> Result<()> {
     lines
         .iter()
         .try_for_each(|line| writeln!(out, "{line}"))
-        .map_err(unwritable)
+        .map_err(|error| unwritable(&error))
 }
 
 /// A document for people.
