@@ -1,7 +1,12 @@
-//! How often the driver looks whether its run was stopped by another process.
+//! The driver's pauses: in them it looks whether its run was stopped, by its own process or another one.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use proto::topology::Stage;
+use state::run::RunState;
+
+use super::{Driver, Interruption, Step, dispatch};
 
 /// Between two looks. Short for an operator who waits; a page of a small domain takes a few milliseconds, and a look before
 /// each would cost as much as the page.
@@ -24,6 +29,57 @@ impl StopLooks {
             *last = Some(now);
         }
         is_due
+    }
+}
+
+impl Driver {
+    /// Waits, unless there is a reason to stop.
+    pub(super) async fn pause(&self, time: Duration) -> Step<()> {
+        if self.lost.is_cancelled() {
+            return Err(Interruption::LeaseLost);
+        }
+        if let Some(run_id) = self.run_id
+            && self.looks_for_stop.is_due()
+            && let state = self.context.state.run_state(run_id).await?
+            // One that is over was stopped by its operator before anybody drove it, or so it looked.
+            && (state == RunState::Stopping || state.is_over())
+        {
+            self.signals.operator.cancel();
+        }
+        self.rest(time).await
+    }
+
+    /// As [`Driver::pause`], without asking any server.
+    pub(super) async fn rest(&self, time: Duration) -> Step<()> {
+        tokio::select! {
+            biased;
+            () = self.signals.operator.cancelled() => self.drain(Interruption::Operator).await,
+            () = self.signals.shutdown.cancelled() => Err(Interruption::Shutdown),
+            () = self.lost.cancelled() => Err(Interruption::LeaseLost),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// An operator's stop waits for the batches that workers have in hand.
+    pub(super) async fn drain(&self, why: Interruption) -> Step<()> {
+        loop {
+            let mut claimed = 0;
+            for stage in Stage::ALL {
+                claimed += self.context.state.open_batches(self.migration.id, stage).await?.claimed;
+            }
+            if claimed == 0 {
+                return Err(why);
+            }
+            self.context
+                .state
+                .expire_claims(self.migration.id, self.context.config.worker.max_attempts)
+                .await?;
+            tokio::select! {
+                () = self.signals.shutdown.cancelled() => return Err(why),
+                () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
+                () = tokio::time::sleep(dispatch::TICK) => {}
+            }
+        }
     }
 }
 
