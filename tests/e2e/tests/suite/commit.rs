@@ -131,7 +131,7 @@ async fn commit_is_refused_when_documents_were_changed_in_couch_since_the_last_l
     world.end()
 }
 
-/// Commits while somebody archives a form, after COMMIT has asked what has changed.
+/// Commits while somebody edits a form, after COMMIT has asked what has changed.
 async fn change_during_the_switch(world: &mut World, form: &str) -> Result<()> {
     let forms = world.source().forms().name().to_owned();
     let faults = world.source().stand_in().faults();
@@ -141,9 +141,9 @@ async fn change_during_the_switch(world: &mut World, form: &str) -> Result<()> {
     ));
     let command = world.begin_domain("edited", "COMMIT", &[])?;
     ensure!(world.source().stand_in().faults().reached(switch, 1).await);
-    let mut archived = world.source().stand_in().get(&forms, form).context("the form")?;
-    archived["doc_type"] = "XFormArchived".into();
-    world.source().stand_in().put(&forms, &archived)?;
+    let mut edited = world.source().stand_in().get(&forms, form).context("the form")?;
+    edited["submit_ip"] = "10.9.9.9".into();
+    world.source().stand_in().put(&forms, &edited)?;
     world.source().stand_in().faults().remove(switch);
     let ended = command.end(crate::PATIENCE).await?.ended_with(1);
     ensure!(

@@ -133,8 +133,8 @@ async fn a_downtime_that_cannot_be_kept_ends_in_time_and_one_that_can_ends_in_a_
     ensure!(world.source().domain_doc("brief").await?["use_sql_backend"] == true);
     ensure!(flag(&world, "brief").await?.0 == "complete");
     ensure!(staff.calls()? == 1, "staff is told once");
-    let measured = format!("select count(*) from pace where work = 'snapshot' and documents = {all}");
-    ensure!(world.number(&measured).await? == 1, "the snapshot was not measured");
+    let measured = "select count(*) from pace where work = 'snapshot' and documents > 0";
+    ensure!(world.number(measured).await? == 1, "the snapshot was not measured");
     assert_clean(&world.stats("brief").await?, &generated.model)?;
     world.assert_same_rows("brief", &generated.model).await?;
     world.end()
