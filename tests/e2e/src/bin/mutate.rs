@@ -71,6 +71,18 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
             println!("{count:6}  {what}");
         }
     }
+    for (title, tally) in [
+        (
+            "not possible, by HQ's own constraints or for want of such documents",
+            &outcome.impossible,
+        ),
+        ("recorded as", &outcome.reasons),
+    ] {
+        println!("{title}");
+        for (what, count) in tally {
+            println!("{count:6}  {what}");
+        }
+    }
     println!("allowed by");
     for (rule, count) in &outcome.allowed {
         println!("{count:6}  {rule}");

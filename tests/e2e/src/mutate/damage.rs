@@ -21,6 +21,12 @@ use super::rows::{
 pub(super) enum Way {
     /// A column of one row gets another value.
     Column(Table, Column),
+    /// A column of one row gets the value that it has in a row of another document.
+    Swap(Table, Column),
+    /// A row goes over to another document.
+    Move(Table),
+    /// The document's rows are another document's, which nobody knows.
+    Rename,
     /// A row goes.
     Delete(Table),
     /// A row appears.
@@ -35,6 +41,10 @@ pub(super) enum Way {
     XmlGone,
     /// A property of the Couch document: of the first level, or anywhere.
     Couch(Depth),
+    /// A reference of the Couch document leads to what another document refers to.
+    CouchReference,
+    /// The Couch document has another id, which nobody knows.
+    CouchRename,
     /// The Couch document becomes one of another type.
     CouchType,
     /// The Couch document is gone.
@@ -51,7 +61,7 @@ pub(super) enum Depth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: String,
-    kind: String,
+    pub(super) kind: String,
     nullable: bool,
     length: Option<i32>,
 }
@@ -61,6 +71,11 @@ impl Way {
     pub(super) fn label(&self) -> String {
         match self {
             Self::Column(table, column) => format!("{}.{}", table.name, column.name),
+            Self::Swap(table, column) => format!("{}.{}: that of another document", table.name, column.name),
+            Self::Move(table) => format!("{}: a row goes over to another document", table.name),
+            Self::Rename => "SQL: the document's id".to_owned(),
+            Self::CouchReference => "Couch: a reference".to_owned(),
+            Self::CouchRename => "Couch: the document's id".to_owned(),
             Self::Delete(table) => format!("{}: a row goes", table.name),
             Self::Insert(table) => format!("{}: a row appears", table.name),
             Self::Member(table, column) => format!("{}.{column}: a member", table.name),
@@ -75,14 +90,17 @@ impl Way {
     }
 }
 
-/// Columns whose other values do not belong to the document any more, or decide only whether HQ shows a row.
-fn is_fixed(table: Table, column: &str) -> bool {
-    column == "id"
-        || column == table.key
-        || matches!(
-            (table, column),
-            (STATES | STOCK_TRANSACTIONS, "sql_product_id") | (STOCK_TRANSACTIONS, "report_id")
-        )
+/// Columns by which a row belongs to something else: any other value is a value of another row.
+fn is_key(table: Table, column: &str) -> bool {
+    matches!(
+        (table, column),
+        (STATES | STOCK_TRANSACTIONS, "sql_product_id") | (STOCK_TRANSACTIONS, "report_id")
+    )
+}
+
+/// Columns that name something beside the row.
+fn is_reference(column: &str) -> bool {
+    column.ends_with("_id") || matches!(column, "key" | "identifier" | "name" | "type" | "domain")
 }
 
 /// All ways to damage documents of a group.
@@ -98,15 +116,25 @@ pub(super) async fn ways(client: &Client, group: Group) -> Result<Vec<Way>> {
                 nullable: row.get::<_, String>(2) == "YES",
                 length: row.get(3),
             };
-            if !is_fixed(*table, &column.name) {
+            if column.name == table.key {
+                continue;
+            }
+            if column.name != "id" && is_reference(&column.name) {
+                ways.push(Way::Swap(*table, column.clone()));
+            }
+            if !is_key(*table, &column.name) {
                 ways.push(Way::Column(*table, column));
             }
+        }
+        if ![FORMS, CASES].contains(table) {
+            ways.push(Way::Move(*table));
         }
         if ![FORMS, CASES].contains(table) {
             ways.extend([Way::Delete(*table), Way::Insert(*table)]);
         }
     }
-    ways.push(Way::DeleteDocument);
+    ways.extend([Way::DeleteDocument, Way::Rename, Way::CouchGone, Way::CouchRename]);
+    ways.extend([const { Way::CouchReference }; 8]);
     match group {
         Group::Forms => {
             ways.extend([Way::Xml, Way::Xml, Way::XmlGone, Way::CouchType, Way::CouchType]);
@@ -115,7 +143,7 @@ pub(super) async fn ways(client: &Client, group: Group) -> Result<Vec<Way>> {
             ways.extend([Depth::Any; 14].map(Way::Couch));
         }
         Group::Cases => {
-            ways.extend([Way::CouchGone, Way::CouchType]);
+            ways.push(Way::CouchType);
             ways.extend([const { Way::Member(CASES, "case_json") }; 4]);
             ways.extend([Depth::Top; 18].map(Way::Couch));
             ways.extend([Depth::Any; 18].map(Way::Couch));
@@ -191,7 +219,17 @@ pub(super) fn statement(
                 text: Some(object.to_string()),
             })
         }
-        Way::DeleteDocument | Way::Xml | Way::XmlGone | Way::Couch(_) | Way::CouchType | Way::CouchGone => None,
+        Way::DeleteDocument
+        | Way::Swap(..)
+        | Way::Move(_)
+        | Way::Rename
+        | Way::Xml
+        | Way::XmlGone
+        | Way::Couch(_)
+        | Way::CouchReference
+        | Way::CouchRename
+        | Way::CouchType
+        | Way::CouchGone => None,
     }
 }
 
@@ -258,6 +296,10 @@ fn other_value(rng: &mut StdRng, column: &Column, present: &Value, table: Table)
         return None;
     }
     let number = present.as_i64().unwrap_or_default();
+    if column.name == "id" {
+        // Far from those that other rows have.
+        return Some(Some((number + 1_000_000).to_string()));
+    }
     let text = match (table, column.name.as_str()) {
         (FORMS, "state") => [1, 2, 4, 8, 16, 65]
             .into_iter()
@@ -371,11 +413,9 @@ fn is_kept(name: &str) -> bool {
 }
 
 /// Damages a Couch document at one place. Gives the place, or none if there is none.
-pub(super) fn damage_json(rng: &mut StdRng, group: Group, document: &mut Value, depth: Depth) -> Option<String> {
+pub(super) fn damage_json(rng: &mut StdRng, document: &mut Value, depth: Depth) -> Option<String> {
     let mut spots: Vec<String> = Vec::new();
     collect(document, "", depth, &mut spots);
-    // A form of another domain is none of this domain's, and the document is not compared.
-    spots.retain(|spot| group == Group::Cases || spot != "/domain");
     let spot = spots.choose(rng)?.clone();
     let (parent, name) = spot.rsplit_once('/')?;
     let name = name.replace("~1", "/").replace("~0", "~");
@@ -397,7 +437,7 @@ pub(super) fn damage_json(rng: &mut StdRng, group: Group, document: &mut Value, 
     Some(spot)
 }
 
-fn collect(value: &Value, at: &str, depth: Depth, spots: &mut Vec<String>) {
+pub(super) fn collect(value: &Value, at: &str, depth: Depth, spots: &mut Vec<String>) {
     let is_top = at.is_empty();
     let mut visit = |name: &str, child: &Value| {
         if is_top && is_kept(name) {

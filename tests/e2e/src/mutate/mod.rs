@@ -11,6 +11,7 @@
 //! with the Couch document here.
 
 mod damage;
+mod keys;
 mod ledgers;
 mod oracle;
 mod round;
@@ -84,6 +85,11 @@ pub struct Outcome {
     pub allowed: Tally,
     /// What was damaged how often.
     pub damaged: Tally,
+    /// What could not be damaged, and how often that was tried: no document has such a thing, or a constraint of HQ's tables
+    /// does not let it happen.
+    pub impossible: Tally,
+    /// Whether what was found counts as a difference, or as a change, with its reason.
+    pub reasons: Tally,
     /// Damages that had to be found, and were not.
     pub missed: Vec<String>,
     /// Findings that nobody expected.

@@ -38,16 +38,6 @@ impl Expectation {
     pub(super) fn keep(&mut self, kind: &str, path: impl Into<String>) {
         self.found.insert((kind.to_owned(), path.into()));
     }
-
-    /// First elements of the paths that stay.
-    pub(super) fn roots(&self) -> BTreeSet<&str> {
-        self.found.iter().map(|(_, path)| root(path)).collect()
-    }
-}
-
-/// The first element of a path.
-pub(super) fn root(path: &str) -> &str {
-    path.split('/').next().unwrap_or_default()
 }
 
 /// What kind of documents.

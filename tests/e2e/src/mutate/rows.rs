@@ -111,6 +111,10 @@ pub(super) async fn restore(client: &mut Client, group: Group, documents: &BTree
     }
     for table in group.tables() {
         let rows: Vec<&Row> = documents.values().flat_map(|rows| rows.of(*table)).collect();
+        // Where they are another document's by now.
+        let serial: Vec<i64> = rows.iter().filter_map(|row| row["id"].as_i64()).collect();
+        let delete = format!("delete from {} where id::bigint = any($1)", table.name);
+        tx.execute(&delete, &[&serial]).await.context(table.name)?;
         let text = serde_json::to_string(&rows)?;
         let insert = format!(
             "insert into {0} select * from json_populate_recordset(null::{0}, $1::text::json)",
