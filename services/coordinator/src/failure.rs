@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use service::worker::chain;
 
 /// What is wrong with the command line itself, or with a file that it names.
-const MISUSE: [&str; 12] = [
+const MISUSE: [&str; 13] = [
     "C2S-0104", "C2S-0105", "C2S-0107", "C2S-0108", "C2S-0111", "C2S-0120", "C2S-0121", "C2S-0122", "C2S-0123",
-    "C2S-0124", "C2S-0125", "C2S-0130",
+    "C2S-0124", "C2S-0125", "C2S-0127", "C2S-0130",
 ];
 
 /// Exit status of a command.
