@@ -9,22 +9,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
-use couch::Outcome;
 use futures::{StreamExt, TryStreamExt, stream};
 use hqsql::FormPlace;
 use proto::doctype::DocType;
-use serde_json::Value;
 use state::look::{Look, LookedAt};
 use state::scan::Cursor;
 
+use super::late_actions::without_late_actions;
 use super::ranges::{self, Range};
 use super::{Driver, Step, ruled_forms};
 
 /// Ranges that are looked at at once.
 const AT_ONCE: usize = 4;
-/// Bytes of Couch cases that one range holds at once, as JSON text.
-const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a look begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,34 +388,6 @@ pub(super) async fn absent(driver: &Driver, ids: &[impl AsRef<str>]) -> Step<Vec
         .collect())
 }
 
-/// Without the cases of which a form is later than the cut-off: `opened_on`, by which the view lists cases, is the phone's.
-async fn without_late_actions(driver: &Driver, missing: Vec<String>, cutoff: DateTime<Utc>) -> Step<Vec<String>> {
-    if missing.is_empty() {
-        return Ok(missing);
-    }
-    let mut kept = Vec::with_capacity(missing.len());
-    let mut reader = driver.context.forms_db.bounded_reader(READ_BYTES);
-    let mut left = missing.as_slice();
-    while !left.is_empty() {
-        let read = reader.next(left).await?;
-        left = &left[read.len()..];
-        for fetched in read {
-            if !matches!(&fetched.outcome, Outcome::Found(case) if has_late_action(case, cutoff)) {
-                kept.push(fetched.id);
-            }
-        }
-    }
-    Ok(kept)
-}
-
-fn has_late_action(case: &Value, cutoff: DateTime<Utc>) -> bool {
-    let actions = case.get("actions").and_then(Value::as_array);
-    actions.into_iter().flatten().any(|action| {
-        let date = action.get("server_date").and_then(Value::as_str);
-        date.and_then(docdiff::couch_date).is_some_and(|date| date > cutoff)
-    })
-}
-
 /// Has documents, by type, that are not what was migrated or compared migrated or compared again. Gives how many.
 async fn changed_since(driver: &Driver, documents: &[(DocType, Vec<String>)]) -> Step<u64> {
     let context = &driver.context;
@@ -532,36 +500,4 @@ pub(super) async fn record_rewound(driver: &Driver, documents: &[(DocType, Vec<(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::TimeDelta;
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_case_is_late_if_one_of_its_forms_was_received_after_the_cutoff() {
-        let cutoff = DateTime::UNIX_EPOCH + TimeDelta::hours(1);
-        let received = |dates: &[&str]| {
-            let actions: Vec<Value> = dates.iter().map(|date| json!({"server_date": date})).collect();
-            json!({"actions": actions, "opened_on": "1970-01-01T02:00:00Z", "server_modified_on": "1970-01-01T02:00:00Z"})
-        };
-        let undated = json!({"actions": [{"server_date": null, "date": "1970-01-01T02:00:00Z"}, {}]});
-        for (case, expected) in [
-            (
-                received(&["1970-01-01T00:30:00Z", "1970-01-01T01:00:00.000000Z"]),
-                false,
-            ),
-            (received(&["1970-01-01T01:00:00.000001Z", "1970-01-01T00:30:00Z"]), true),
-            (received(&["1970-01-01T00:30:00Z", "1970-01-01T01:00:01+00:00Z"]), true),
-            (received(&["soon"]), false),
-            (received(&[]), false),
-            (undated, false),
-            (json!({}), false),
-        ] {
-            assert_eq!(has_late_action(&case, cutoff), expected, "{case}");
-        }
-    }
 }

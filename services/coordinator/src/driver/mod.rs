@@ -18,6 +18,7 @@ mod first_run;
 pub(crate) mod follow;
 pub(crate) mod ids;
 mod interruption;
+mod late_actions;
 mod lease;
 mod left;
 mod looks;
