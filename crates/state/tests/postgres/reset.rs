@@ -165,6 +165,7 @@ async fn fill(fixture: &Fixture, driven: &Driven) {
          insert into followed (migration_id, source) select $1, source from feed",
         "insert into changed_doc (migration_id, doc_id, doc_type) values ($1, 'f', 'XFormInstance')",
         "insert into case_checkpoint (migration_id, bucket, case_id, generation, payload) values ($1, 0, 'a', 1, '')",
+        "insert into lost_form (migration_id, form_id) values ($1, 'lost')",
         "insert into case_order (migration_id, bucket, case_id, standing, digest) values ($1, 0, 'a', 'kept', '')",
         "insert into patch_form (migration_id, form_id, case_id, record) values ($1, 'p', 'a', 'changes')",
         "insert into patch_refusal (migration_id, doc_id, record, kind, code, message) values ($1, 'a', 'changes', 'k', 'c', 'm')",
