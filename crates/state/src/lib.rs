@@ -41,6 +41,7 @@
 //! read, and is never waited for.
 
 mod again;
+mod audit;
 pub mod batch;
 pub mod blob_change;
 mod burial;

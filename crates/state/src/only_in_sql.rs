@@ -6,9 +6,10 @@ use proto::doctype::DocType;
 use proto::topology::Stage;
 use serde_json::Value;
 
+use crate::audit::audit_in;
 use crate::batch::insert_batch;
 use crate::migration::DriverLease;
-use crate::run::{Operator, audit_in};
+use crate::run::Operator;
 use crate::scan::{lock_case_states, with_buckets};
 use crate::{MigrationId, State, StateError};
 

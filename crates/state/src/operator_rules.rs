@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::{Postgres, Row, Transaction};
 
+use crate::audit::audit_in;
 use crate::migration::DriverLease;
 use crate::outcome::lock_documents;
-use crate::run::{Operator, audit_in};
+use crate::run::Operator;
 use crate::{MigrationId, State, StateError};
 
 /// Documents of which records are put back at once.

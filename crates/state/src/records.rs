@@ -7,10 +7,11 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use crate::audit::audit_in;
 use crate::migration::DriverLease;
 use crate::operator_rules::{Ignored, add_ignored};
 use crate::outcome::lock_documents;
-use crate::run::{Operator, audit_in};
+use crate::run::Operator;
 use crate::{MigrationId, State, StateError};
 
 /// Diffs or changes.

@@ -165,7 +165,7 @@ async fn a_name_is_given_once() {
         .await
         .unwrap();
     let log = fixture.state.audit_records(&driven.domain, 10).await.unwrap();
-    assert_eq!(told(log).last().unwrap(), r#"rules remove{"rules": ["old"]}"#);
+    assert_eq!(told(log).next_back().unwrap(), r#"rules remove{"rules": ["old"]}"#);
 }
 
 #[tokio::test]

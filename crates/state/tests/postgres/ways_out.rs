@@ -1,12 +1,14 @@
-//! The ways out of a run and of the downtime: stop, and back to live.
+//! Live and back: cut-offs, what a finish forgets, and the ways out of a run and of the downtime.
 
 use chrono::{DateTime, Duration, Utc};
+use proto::doctype::DocType;
 use serde_json::json;
 use state::migration::CommitStep;
 use state::run::{Giver, RunState, Stopping};
+use state::scan::Cursor;
 use state::{Phase, Status};
 
-use crate::fixture::{Driven, Fixture, operator};
+use crate::fixture::{Driven, Fixture, looked_at, operator};
 
 async fn run_of(fixture: &Fixture, driven: &Driven, mode: &str) -> i64 {
     let (run, new) = fixture
@@ -153,4 +155,94 @@ async fn a_list_that_is_run_again_gives_its_runs_their_new_priority() {
     let usual = weight(own).await;
     assert_eq!(give(Giver::List { weight: usual + 1 }).await, own);
     assert_eq!(weight(own).await, usual, "nor the other way round");
+}
+
+#[tokio::test]
+async fn finishing_a_live_migration_and_taking_that_back_forget_what_was_finished() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let lease = &driven.lease;
+    let now = || async { state.migration(&driven.domain).await.unwrap().unwrap() };
+    let begin = |status| async move {
+        state.mark_started(lease, status, "1", &json!({})).await.unwrap();
+        state.mark_progress_set(lease).await.unwrap();
+    };
+    begin(Status::DryRun).await;
+    state.set_phase(lease, Phase::Finished).await.unwrap();
+    let live = now().await;
+    begin(Status::DryRun).await;
+    let again = now().await;
+    assert_eq!(
+        (again.phase, again.finished_at, again.progress_set_at),
+        (Phase::Finished, live.finished_at, live.progress_set_at),
+        "another live run leaves them as they are"
+    );
+
+    // A driver that dies right here leaves nothing that a COMMIT could take for a finished run.
+    state
+        .mark_started(lease, Status::InProgress, "1", &json!({}))
+        .await
+        .unwrap();
+    let finishing = now().await;
+    assert_eq!(
+        (finishing.phase, finishing.finished_at, finishing.progress_set_at),
+        (Phase::Idle, None, None)
+    );
+
+    state.mark_progress_set(lease).await.unwrap();
+    state.set_phase(lease, Phase::Finished).await.unwrap();
+    let cursor = Cursor {
+        complete: true,
+        ..Cursor::default()
+    };
+    state
+        .record_looks(lease, &[looked_at(DocType::XFormInstance, cursor, &[])])
+        .await
+        .unwrap();
+    state.unfinish(lease).await.unwrap();
+    let unfinished = now().await;
+    assert_eq!(unfinished.status, Status::DryRun);
+    assert_eq!(
+        (unfinished.phase, unfinished.finished_at, unfinished.progress_set_at),
+        (Phase::Idle, None, None)
+    );
+    assert_eq!(
+        state.cursor(driven.id, "missing:XFormInstance").await.unwrap(),
+        Cursor::default()
+    );
+}
+
+#[tokio::test]
+async fn all_drivers_of_a_run_share_its_cutoff() {
+    let (fixture, driven) = Fixture::with_domain().await;
+    let state = &fixture.state;
+    let at = |second| chrono::DateTime::from_timestamp(second, 0);
+    let operator = state::run::Operator {
+        who: "asha".to_owned(),
+        host: "here".to_owned(),
+        pid: 1,
+    };
+    let queue = || async {
+        let queued = state
+            .queue_run(driven.id, "MIGRATE", &json!({"mode": "live"}), &operator)
+            .await;
+        let (run, new) = queued.unwrap();
+        assert!(new);
+        assert_eq!(run.arguments, json!({"mode": "live"}));
+        run.id
+    };
+    let end = |run| state.set_run_state(run, state::run::RunState::Finished, None);
+    let first = queue().await;
+    assert_eq!(state.set_cutoff(&driven.lease, first, at(10)).await.unwrap(), at(10));
+    assert_eq!(state.set_cutoff(&driven.lease, first, at(20)).await.unwrap(), at(10));
+    end(first).await.unwrap();
+    let second = queue().await;
+    assert_eq!(state.set_cutoff(&driven.lease, second, at(30)).await.unwrap(), at(30));
+    let found = state.migration(&driven.domain).await.unwrap().unwrap();
+    assert_eq!(found.live_cutoff, at(30));
+    end(second).await.unwrap();
+    let last = queue().await;
+    assert_eq!(state.set_cutoff(&driven.lease, last, None).await.unwrap(), None);
+    let found = state.migration(&driven.domain).await.unwrap().unwrap();
+    assert_eq!(found.live_cutoff, None);
 }

@@ -14,6 +14,7 @@ mod damage;
 mod keys;
 mod ledgers;
 mod oracle;
+mod recorded;
 mod round;
 mod rows;
 mod rules;
@@ -150,7 +151,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     }
     // Everything was put back: a comparison finds nothing, and takes back what is on record.
     for (group, documents, _) in &groups {
-        let left = round::compare(&mut world, *group, documents.keys()).await?;
+        let left = recorded::compare(&mut world, *group, documents.keys()).await?;
         let left = left
             .iter()
             .map(|(id, found)| format!("{id}, which was put back: {found:?}"));
