@@ -18,6 +18,8 @@ impl Settings {
             ("source.timeout", "\"20s\""),
             ("live.minimum_age", "\"0s\""),
             ("worker.lease", "\"5s\""),
+            // So few that replays of ordinary cases go on from checkpoints too.
+            ("worker.checkpoint_from", "3"),
             ("hq.cache_wait", "\"0s\""),
             // Small enough that a small domain has many batches.
             ("driver.scan_page", "200"),
