@@ -17,7 +17,7 @@ use state::follow::{Follow, Taken};
 use state::run::Run;
 
 use super::feed::FeedReader;
-use super::{Driver, Interruption, Step, missing, place};
+use super::{Driver, Interruption, Step, missing, place, rewound};
 use crate::commands::migrate::Order;
 use crate::driver::couch_counts;
 
@@ -133,7 +133,7 @@ pub(super) async fn settle_taken(driver: &Driver) -> Step<()> {
                 let present = driver.context.forms_db.all_docs_exist(&ids).await?;
                 let revisions: Vec<(String, String)> =
                     present.into_iter().filter_map(|(id, rev)| Some((id, rev?))).collect();
-                missing::record_rewound(driver, &[(doc_type, revisions)]).await?;
+                rewound::record_rewound(driver, &[(doc_type, revisions)]).await?;
             }
             // While the migration is live, a case may be newer than the forms that were taken; its comparison tells of it when
             // its time has come.

@@ -31,6 +31,7 @@ mod patch;
 mod place;
 mod ranges;
 mod rebuild;
+mod rewound;
 mod ruled_forms;
 mod scan;
 mod second_chance;
