@@ -6,35 +6,43 @@ use crate::error::{Error, Result};
 
 const OP: &str = "bulk_get";
 
-/// Reads documents in their order, as many at a time as have room together. How many that may be it learns from the sizes
-/// that it meets.
+/// Reads documents in the order of their ids, as many at a time as have room together. How many that may be it learns from
+/// the sizes that it meets.
 #[derive(Debug)]
-pub struct BoundedReader<'a> {
+pub struct BoundedReader<'a, I> {
     database: &'a Database,
+    left: &'a [I],
     max_bytes: usize,
     at_once: usize,
 }
 
 impl Database {
-    /// A reader whose answers have at most so many bytes of JSON, but for a document that is above that alone.
-    pub fn bounded_reader(&self, max_bytes: usize) -> BoundedReader<'_> {
+    /// A reader of these documents, which must be distinct. Its answers have at most so many bytes of JSON, but for a
+    /// document that is above that alone.
+    pub fn bounded_reader<'a, I: AsRef<str>>(&'a self, ids: &'a [I], max_bytes: usize) -> BoundedReader<'a, I> {
         BoundedReader {
             database: self,
+            left: ids,
             max_bytes,
             at_once: BULK_GET_IDS,
         }
     }
 }
 
-impl BoundedReader<'_> {
-    /// The first of these documents, at least one if there are any, in the order of the ids, which must be distinct. Ask
-    /// again with the others.
+impl<I: AsRef<str>> BoundedReader<'_, I> {
+    /// The next documents, at least one; none when all were read. What failed as a whole may be asked for again.
     ///
     /// # Errors
     /// As [`Database::bulk_get`]; a document above the limit of all answers comes back as [`Outcome::Failed`].
-    pub async fn next(&mut self, ids: &[impl AsRef<str>]) -> Result<Vec<Fetched>> {
+    pub async fn next(&mut self) -> Result<Option<Vec<Fetched>>> {
+        let read = self.read().await?;
+        self.left = &self.left[read.len().min(self.left.len())..];
+        Ok((!read.is_empty()).then_some(read))
+    }
+
+    async fn read(&mut self) -> Result<Vec<Fetched>> {
         loop {
-            let part: Vec<&str> = ids.iter().take(self.at_once).map(AsRef::as_ref).collect();
+            let part: Vec<&str> = self.left.iter().take(self.at_once).map(AsRef::as_ref).collect();
             if part.is_empty() {
                 return Ok(Vec::new());
             }

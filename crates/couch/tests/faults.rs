@@ -202,10 +202,9 @@ async fn a_bounded_reader_takes_as_many_documents_as_have_room() {
     let couch = Couch::new(config).unwrap();
     let database = couch.database("hq");
     let ids: Vec<String> = (0..151).map(|number| format!("f{number:03}")).collect();
-    let mut reader = database.bounded_reader(4000);
+    let mut reader = database.bounded_reader(&ids, 4000);
     let mut fetched = Vec::new();
-    while fetched.len() < ids.len() {
-        let part = reader.next(&ids[fetched.len()..]).await.unwrap();
+    while let Some(part) = reader.next().await.unwrap() {
         let bytes: usize = part
             .iter()
             .map(|one| match &one.outcome {
@@ -220,7 +219,7 @@ async fn a_bounded_reader_takes_as_many_documents_as_have_room() {
         );
         fetched.extend(part);
     }
-    assert!(reader.next(&ids[ids.len()..]).await.unwrap().is_empty());
+    assert!(reader.next().await.unwrap().is_none());
     assert_eq!(fetched.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), ids);
     for (number, one) in fetched.iter().enumerate() {
         match (number, &one.outcome) {
@@ -248,7 +247,12 @@ async fn a_document_that_is_nested_too_deeply_fails_alone() {
     let database = couch.database("hq");
     for fetched in [
         database.bulk_get(&["a", "b"]).await.unwrap(),
-        database.bounded_reader(1_000_000).next(&["a", "b"]).await.unwrap(),
+        database
+            .bounded_reader(&["a", "b"], 1_000_000)
+            .next()
+            .await
+            .unwrap()
+            .unwrap(),
     ] {
         assert!(matches!(&fetched[0].outcome, Outcome::Found(found) if found["_id"] == "a"));
         let Outcome::Failed(error) = &fetched[1].outcome else {

@@ -48,11 +48,8 @@ impl DiffHandler {
         ids: &[String],
         take: &mut (dyn FnMut(&str, &CouchForm) + Send),
     ) -> Result<(), BatchFailure> {
-        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
-        let mut done = 0;
-        while done < ids.len() {
-            let fetched = reader.next(&ids[done..]).await?;
-            done += fetched.len();
+        let mut reader = self.forms_db.bounded_reader(ids, READ_BYTES);
+        while let Some(fetched) = reader.next().await? {
             for part in in_parts(self.planned(fetched).await?, Planned::weight, FETCH_BYTES) {
                 self.add_xml(part, take).await?;
             }

@@ -23,12 +23,11 @@ impl DiffHandler {
         let rulings = self.state.forced_forms(claim).await?;
         let mut found = Vec::with_capacity(forms.len());
         let ids: Vec<&str> = forms.iter().map(|form| form.form_id.as_str()).collect();
-        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
-        let mut done = 0;
-        while done < ids.len() {
-            let couch = reader.next(&ids[done..]).await?;
-            let read = &forms[done..done + couch.len()];
-            done += couch.len();
+        let mut reader = self.forms_db.bounded_reader(&ids, READ_BYTES);
+        let mut left = forms.as_slice();
+        while let Some(couch) = reader.next().await? {
+            let (read, others) = left.split_at(couch.len());
+            left = others;
             for part in self.parts(read, couch).await? {
                 self.compare_forms(claim, part, &rulings, &mut found).await?;
             }

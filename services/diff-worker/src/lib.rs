@@ -188,17 +188,16 @@ impl BatchHandler for DiffHandler {
         let rules = Arc::new(operator_rules::of_domain(&self.state, claim.migration_id).await?);
         let mut found = Vec::with_capacity(scope.cases.len());
         let ids: Vec<&str> = scope.cases.iter().map(|case| case.case_id.as_str()).collect();
-        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
-        let mut done = 0;
-        while done < ids.len() {
-            let couch = reader.next(&ids[done..]).await?;
-            let end = done + couch.len();
+        let mut reader = self.forms_db.bounded_reader(&ids, READ_BYTES);
+        let mut left = scope.cases.as_slice();
+        while let Some(couch) = reader.next().await? {
+            let (read, others) = left.split_at(couch.len());
             let part = DiffScope {
-                cases: scope.cases[done..end].to_vec(),
+                cases: read.to_vec(),
                 ..scope
             };
             found.extend(self.compare(claim, part, couch, &rules).await?);
-            done = end;
+            left = others;
         }
         let ignored = set_aside(&rules, &mut found)?;
         let moved = self.state.finish_diffs_ignoring(claim, &found, &ignored).await?;

@@ -131,11 +131,9 @@ impl BatchHandler for FormHandler {
         let known = self.state.writings(claim).await?;
         let rulings = self.state.forced_forms(claim).await?;
         let lost = self.state.lost_forms(claim).await?;
-        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
-        let mut ids = claim.ids.as_slice();
-        while !ids.is_empty() {
-            let read = self.read(claim, reader.next(ids).await?, &lost, &mut results).await?;
-            ids = &ids[read.documents.min(ids.len())..];
+        let mut reader = self.forms_db.bounded_reader(&claim.ids, READ_BYTES);
+        while let Some(fetched) = reader.next().await? {
+            let read = self.read(claim, fetched, &lost, &mut results).await?;
             for part in in_parts(
                 read.candidates,
                 |candidate| fetched_bytes(candidate, &read.metas),

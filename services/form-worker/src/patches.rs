@@ -91,13 +91,10 @@ impl Patcher {
         case_ids.sort_unstable();
         case_ids.dedup();
         let mut patches = Patches::default();
-        let mut reader = self.forms_db.bounded_reader(READ_BYTES);
-        let mut done = 0;
-        while done < case_ids.len() {
-            let couch = reader.next(&case_ids[done..]).await?;
-            let part = &case_ids[done..done + couch.len()];
-            done += couch.len();
-            self.plan_part((id, domain), part, couch, &mut patches).await?;
+        let mut reader = self.forms_db.bounded_reader(&case_ids, READ_BYTES);
+        while let Some(couch) = reader.next().await? {
+            let part: Vec<String> = couch.iter().map(|fetched| fetched.id.clone()).collect();
+            self.plan_part((id, domain), &part, couch, &mut patches).await?;
         }
         Ok(patches)
     }

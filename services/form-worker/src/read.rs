@@ -17,8 +17,6 @@ use crate::plan::Candidate;
 
 /// Documents that were read together, without their blobs.
 pub(crate) struct Read {
-    /// How many were read.
-    pub(crate) documents: usize,
     /// Those that are to be migrated.
     pub(crate) candidates: Vec<Candidate>,
     /// Blob metadata by form.
@@ -35,13 +33,12 @@ impl FormHandler {
         lost: &HashMap<String, Option<DateTime<Utc>>>,
         results: &mut FormResults,
     ) -> Result<Read, BatchFailure> {
-        let documents = fetched.len();
         let ids: Vec<String> = fetched.iter().map(|document| document.id.clone()).collect();
         let mut metas: HashMap<String, Vec<BlobMetaRow>> = HashMap::new();
         for row in self.target.read_blobmeta(&ids).await? {
             metas.entry(row.parent_id.clone()).or_default().push(row);
         }
-        let mut candidates = Vec::with_capacity(documents);
+        let mut candidates = Vec::with_capacity(fetched.len());
         for document in fetched {
             let outcome = match document.outcome {
                 Outcome::Found(found) => classify(claim, &document.id, found),
@@ -67,7 +64,6 @@ impl FormHandler {
             }
         }
         Ok(Read {
-            documents,
             candidates: self.repair_swapped(claim, candidates, results).await?,
             metas,
         })

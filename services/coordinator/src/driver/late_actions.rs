@@ -15,15 +15,9 @@ pub(super) async fn without_late_actions(
     missing: Vec<String>,
     cutoff: DateTime<Utc>,
 ) -> Step<Vec<String>> {
-    if missing.is_empty() {
-        return Ok(missing);
-    }
     let mut kept = Vec::with_capacity(missing.len());
-    let mut reader = driver.context.forms_db.bounded_reader(READ_BYTES);
-    let mut left = missing.as_slice();
-    while !left.is_empty() {
-        let read = reader.next(left).await?;
-        left = &left[read.len()..];
+    let mut reader = driver.context.forms_db.bounded_reader(&missing, READ_BYTES);
+    while let Some(read) = reader.next().await? {
         for fetched in read {
             if !matches!(&fetched.outcome, Outcome::Found(case) if has_late_action(case, cutoff)) {
                 kept.push(fetched.id);

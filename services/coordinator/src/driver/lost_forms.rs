@@ -68,13 +68,10 @@ async fn dates_of_receipt<'a>(
         }
     }
     let case_ids: Vec<String> = by_case.keys().map(|id| (*id).to_owned()).collect();
-    let mut reader = driver.context.forms_db.bounded_reader(MAX_BYTES);
-    let mut left = case_ids.as_slice();
+    let mut reader = driver.context.forms_db.bounded_reader(&case_ids, MAX_BYTES);
     let mut dates = HashMap::new();
-    while !left.is_empty() {
+    while let Some(read) = reader.next().await? {
         driver.pause(std::time::Duration::ZERO).await?;
-        let read = reader.next(left).await?;
-        left = &left[read.len()..];
         for fetched in read {
             let case = match fetched.outcome {
                 Outcome::Found(case) => case,

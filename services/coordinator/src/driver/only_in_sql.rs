@@ -296,12 +296,9 @@ fn may_have_applied(case: &Value, form_id: &str) -> bool {
 
 /// Reads documents of Couch; those that cannot be read count as there, with nothing in them.
 async fn each_document(driver: &Driver, ids: &[String], mut take: impl FnMut(&str, Option<&Value>)) -> Step<()> {
-    let mut reader = driver.context.forms_db.bounded_reader(MAX_BYTES);
-    let mut left = ids;
-    while !left.is_empty() {
+    let mut reader = driver.context.forms_db.bounded_reader(ids, MAX_BYTES);
+    while let Some(read) = reader.next().await? {
         driver.pause(std::time::Duration::ZERO).await?;
-        let read = reader.next(left).await?;
-        left = &left[read.len()..];
         for fetched in read {
             match fetched.outcome {
                 Outcome::Found(document) => take(&fetched.id, Some(&document)),

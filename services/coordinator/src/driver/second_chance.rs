@@ -86,12 +86,9 @@ async fn requeue_forms_of_missing_cases(driver: &Driver) -> Step<()> {
             .collect();
         let Some(last) = cases.last() else { return Ok(()) };
         after.clone_from(last);
-        let mut reader = driver.context.forms_db.bounded_reader(MAX_BYTES);
-        let mut left = cases.as_slice();
-        while !left.is_empty() {
+        let mut reader = driver.context.forms_db.bounded_reader(&cases, MAX_BYTES);
+        while let Some(read) = reader.next().await? {
             driver.pause(std::time::Duration::ZERO).await?;
-            let read = reader.next(left).await?;
-            left = &left[read.len()..];
             let mut named: Vec<Named> = Vec::new();
             for fetched in read {
                 match fetched.outcome {

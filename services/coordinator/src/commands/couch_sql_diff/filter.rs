@@ -120,12 +120,9 @@ async fn filtered(
     let mut ids: Vec<&str> = records.iter().map(|record| record.doc_id.as_str()).collect();
     ids.sort_unstable();
     ids.dedup();
-    let mut reader = context.forms_db.bounded_reader(READ_BYTES);
-    let mut left = ids.as_slice();
-    while !left.is_empty() {
-        let couch = reader.next(left).await?;
-        let read: HashSet<&str> = left[..couch.len()].iter().copied().collect();
-        left = &left[couch.len()..];
+    let mut reader = context.forms_db.bounded_reader(&ids, READ_BYTES);
+    while let Some(couch) = reader.next().await? {
+        let read: HashSet<&str> = couch.iter().map(|fetched| fetched.id.as_str()).collect();
         let records: Vec<&DiffRecord> = records
             .iter()
             .filter(|record| read.contains(record.doc_id.as_str()))

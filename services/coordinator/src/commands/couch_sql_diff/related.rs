@@ -24,11 +24,8 @@ impl Related {
         let mut ids: Vec<&str> = records.iter().map(|record| record.doc_id.as_str()).collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut reader = context.forms_db.bounded_reader(READ_BYTES);
-        let mut left = ids.as_slice();
-        while !left.is_empty() {
-            let read = reader.next(left).await?;
-            left = &left[read.len()..];
+        let mut reader = context.forms_db.bounded_reader(&ids, READ_BYTES);
+        while let Some(read) = reader.next().await? {
             for fetched in read {
                 if let Outcome::Found(document) = fetched.outcome {
                     found.insert(fetched.id, (user_id(&document), server_date(&document)));
